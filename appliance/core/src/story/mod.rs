@@ -1,0 +1,1 @@
+//! The process network: `story.jsonnet`.

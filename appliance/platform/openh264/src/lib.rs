@@ -1,0 +1,1 @@
+//! Software H.264 over Cisco's OpenH264.

@@ -1,0 +1,6 @@
+//! Wire formats and session state machines: bytes and time come in as arguments, bytes and events go out.
+//!
+//! Every byte is described in `docs/WIRE.md`. Nothing here reads a clock, opens a socket or starts a thread.
+#![forbid(unsafe_code)]
+
+pub mod control;
