@@ -15,6 +15,7 @@ pub struct NewestSlot<T> {
 #[derive(Debug)]
 struct State<T> {
     value: Option<T>,
+    woken: bool,
     closed: bool,
 }
 
@@ -25,6 +26,8 @@ pub enum Taken<T> {
     Value(T),
     /// Nothing was put within the time.
     TimedOut,
+    /// [`NewestSlot::wake`] was called, and nothing was put.
+    Woken,
     /// The slot is closed and empty.
     Closed,
 }
@@ -68,11 +71,19 @@ impl<T> NewestSlot<T> {
                 state.value.is_none() && !state.closed
             })
             .unwrap_or_else(PoisonError::into_inner);
+        let woken = std::mem::take(&mut state.woken);
         match state.value.take() {
             Some(value) => Taken::Value(value),
             None if state.closed => Taken::Closed,
+            None if woken => Taken::Woken,
             None => Taken::TimedOut,
         }
+    }
+
+    /// Wakes the taker once, for something other than a value.
+    pub fn wake(&self) {
+        self.lock().woken = true;
+        self.ready.notify_one();
     }
 
     /// Wakes the taker for good.
@@ -105,6 +116,14 @@ mod tests {
         assert_eq!(slot.take(Duration::ZERO), Taken::Value(3));
         assert_eq!(slot.take(Duration::ZERO), Taken::TimedOut);
         assert_eq!(slot.replaced(), 2);
+    }
+
+    #[test]
+    fn waking_is_remembered_once() {
+        let slot = NewestSlot::<u8>::default();
+        slot.wake();
+        assert_eq!(slot.take(Duration::from_secs(60)), Taken::Woken);
+        assert_eq!(slot.take(Duration::ZERO), Taken::TimedOut);
     }
 
     #[test]
