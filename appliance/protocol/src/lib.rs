@@ -4,3 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod input;
+pub mod pairing;

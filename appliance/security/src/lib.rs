@@ -1,1 +1,19 @@
-//! .
+//! Identity, pairing and pinned TLS 1.3 of Soft KVM.
+//!
+//! A machine *is* its key: [`Identity`] makes one at first start and keeps it, [`Fingerprint`] names it,
+//! [`PeerStore`] remembers whose keys are trusted, [`tls`] talks to nobody else, and [`pairing`] turns a six-digit
+//! code into an entry in both stores. Dates and host names in certificates mean nothing here.
+#![forbid(unsafe_code)]
+
+mod file;
+mod fingerprint;
+mod identity;
+mod mode;
+pub mod pairing;
+mod peers;
+pub mod tls;
+
+pub use file::{StateDir, StateError};
+pub use fingerprint::Fingerprint;
+pub use identity::Identity;
+pub use peers::{Peer, PeerStore};
