@@ -1,0 +1,82 @@
+//! Input on the wire: what an operator's keyboards and mice report, and what comes back.
+//!
+//! Two kinds of messages share one binary form (big endian, first byte the version, second byte the kind, described
+//! byte by byte in `docs/WIRE.md`):
+//!
+//! * **datagrams** ([`datagram`]): events and acknowledgements, the payload of SRTP packets with their own SSRC, so that
+//!   nothing waits for a retransmission of TCP. Where UDP does not get through they travel in WebSocket binary messages;
+//! * **records** ([`record`]): devices added and removed, LEDs and auto-repeat back; always WebSocket binary messages.
+//!
+//! [`InputSender`] and [`InputReceiver`] are the two ends of the datagrams, without clock and socket.
+
+pub mod codes;
+pub mod datagram;
+pub mod device;
+pub mod echo;
+pub mod event;
+#[doc(hidden)]
+pub mod fuzzing;
+pub mod held;
+pub mod receiver;
+pub mod record;
+mod rtt;
+pub mod sender;
+mod wire;
+
+pub use codes::{EventType, KeyCode};
+pub use device::{AbsoluteAxis, DeviceDescriptor, Repeat};
+pub use event::{DeviceId, EventReport, InputEvent};
+pub use held::HeldKeys;
+pub use receiver::{InputHandler, InputReceiver, Received};
+pub use record::{LedState, Record};
+pub use sender::{AckSummary, InputSender};
+pub use wire::DecodeError;
+
+use std::time::Duration;
+
+/// Version of the binary form: the first byte of every message.
+pub const INPUT_VERSION: u8 = 1;
+
+/// Largest datagram payload, in bytes: fits an IPv6 path of 1280 with SRTP and its tag.
+pub const MAX_DATAGRAM: usize = 1_200;
+
+/// Largest reliable record, in bytes.
+pub const MAX_RECORD: usize = 8 * 1_024;
+
+/// Most events in one report; a longer kernel report is sent in parts, all but the last marked as unfinished.
+pub const MAX_EVENTS: usize = 96;
+
+/// Most keys and buttons that are down together, over all devices; more are not sent.
+pub const MAX_HELD: usize = 128;
+
+/// Most devices in one session.
+pub const MAX_DEVICES: usize = 64;
+
+/// A session without a sign of life for this long has every key lifted on the target.
+pub const LEASE: Duration = Duration::from_millis(250);
+
+/// What a binary message is, by its second byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageKind {
+    /// Events of the operator, [`datagram::InputDatagram`].
+    Input,
+    /// The target's acknowledgement, [`datagram::Ack`].
+    Ack,
+    /// A reliable [`Record`].
+    Record,
+}
+
+/// Tells a message's kind without reading further, to route WebSocket messages.
+///
+/// # Errors
+/// On an empty message, another version or an unknown kind.
+pub fn message_kind(message: &[u8]) -> Result<MessageKind, DecodeError> {
+    let mut reader = wire::Reader::new(message);
+    match wire::read_head(&mut reader)? {
+        datagram::KIND_INPUT => Ok(MessageKind::Input),
+        datagram::KIND_ACK => Ok(MessageKind::Ack),
+        kind if record::is_record(kind) => Ok(MessageKind::Record),
+        kind => Err(DecodeError::Kind(kind)),
+    }
+}
