@@ -27,6 +27,28 @@ pub enum PixelFormat {
     Rgbx,
 }
 
+impl PixelFormat {
+    /// Each plane's bytes in a line (without padding) and number of lines, for a picture of `size`.
+    ///
+    /// Odd sizes round chroma up; the packed 4:2:2 formats hold whole pairs of pixels.
+    pub fn planes(self, size: Size) -> impl Iterator<Item = (usize, usize)> {
+        let (width, height) = (size.width as usize, size.height as usize);
+        let (half_width, half_height) = (width.div_ceil(2), height.div_ceil(2));
+        let planes = match self {
+            Self::Nv12 => [(width, height), (half_width * 2, half_height), (0, 0)],
+            Self::I420 => [
+                (width, height),
+                (half_width, half_height),
+                (half_width, half_height),
+            ],
+            Self::Yuyv | Self::Uyvy => [(half_width * 4, height), (0, 0), (0, 0)],
+            Self::Rgb24 | Self::Bgr24 => [(width * 3, height), (0, 0), (0, 0)],
+            Self::Bgrx | Self::Rgbx => [(width * 4, height), (0, 0), (0, 0)],
+        };
+        planes.into_iter().filter(|&(line, _)| line > 0)
+    }
+}
+
 /// One plane's place in its buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plane<'a> {
@@ -47,6 +69,67 @@ pub struct Rect {
     pub width: u32,
     /// Lines.
     pub height: u32,
+}
+
+impl Rect {
+    /// The whole of a picture.
+    #[must_use]
+    pub const fn whole(size: Size) -> Self {
+        Self {
+            x: 0,
+            y: 0,
+            width: size.width,
+            height: size.height,
+        }
+    }
+
+    /// Whether it holds no pixel.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.width == 0 || self.height == 0
+    }
+
+    /// The first column right of it.
+    #[must_use]
+    pub const fn right(self) -> u32 {
+        self.x.saturating_add(self.width)
+    }
+
+    /// The first line below it.
+    #[must_use]
+    pub const fn bottom(self) -> u32 {
+        self.y.saturating_add(self.height)
+    }
+
+    /// The smallest rectangle around both; an empty one adds nothing.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        if self.is_empty() {
+            return other;
+        }
+        if other.is_empty() {
+            return self;
+        }
+        let (x, y) = (self.x.min(other.x), self.y.min(other.y));
+        Self {
+            x,
+            y,
+            width: self.right().max(other.right()) - x,
+            height: self.bottom().max(other.bottom()) - y,
+        }
+    }
+
+    /// What both have in common; empty if nothing.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        let (x, y) = (self.x.max(other.x), self.y.max(other.y));
+        Self {
+            x,
+            y,
+            width: self.right().min(other.right()).saturating_sub(x),
+            height: self.bottom().min(other.bottom()).saturating_sub(y),
+        }
+    }
 }
 
 /// What a source knows about the difference between a frame and the one that it gave before.

@@ -5,7 +5,14 @@
 //! [`codec::VideoEncoder`]. Nothing here reads a clock, opens a device or starts a thread.
 #![forbid(unsafe_code)]
 
+pub mod barcode;
 pub mod codec;
+pub mod convert;
+pub mod draw;
 pub mod frame;
+pub mod measure;
+pub mod memory;
+pub mod reason;
 pub mod slot;
 pub mod source;
+pub mod testcard;

@@ -37,6 +37,7 @@ impl<T> Default for NewestSlot<T> {
         Self {
             state: Mutex::new(State {
                 value: None,
+                woken: false,
                 closed: false,
             }),
             ready: Condvar::new(),
@@ -68,7 +69,7 @@ impl<T> NewestSlot<T> {
         let (mut state, _) = self
             .ready
             .wait_timeout_while(state, timeout, |state| {
-                state.value.is_none() && !state.closed
+                state.value.is_none() && !state.woken && !state.closed
             })
             .unwrap_or_else(PoisonError::into_inner);
         let woken = std::mem::take(&mut state.woken);
@@ -97,7 +98,7 @@ impl<T> NewestSlot<T> {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    // A panic in another thread leaves the slot's two fields consistent: go on.
+    // A panic in another thread leaves the slot's fields consistent: go on.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,6 +124,18 @@ mod tests {
         let slot = NewestSlot::<u8>::default();
         slot.wake();
         assert_eq!(slot.take(Duration::from_secs(60)), Taken::Woken);
+        assert_eq!(slot.take(Duration::ZERO), Taken::TimedOut);
+    }
+
+    #[test]
+    fn waking_counts_once_and_a_value_goes_first() {
+        let slot = NewestSlot::default();
+        slot.wake();
+        assert_eq!(slot.take(Duration::from_secs(60)), Taken::Woken);
+        assert_eq!(slot.take(Duration::ZERO), Taken::TimedOut);
+        slot.wake();
+        slot.put(1);
+        assert_eq!(slot.take(Duration::ZERO), Taken::Value(1));
         assert_eq!(slot.take(Duration::ZERO), Taken::TimedOut);
     }
 
