@@ -1,0 +1,148 @@
+//! Counting tests from what the harnesses print.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Numbers of tests. Its text is the last line of `cargo xtask test` and `.ci/run`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
+}
+
+impl Counts {
+    pub(crate) fn total(self) -> usize {
+        self.passed + self.failed + self.skipped
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Reads the lines of one run of libtest or libtest-mimic.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    counts: Counts,
+    results: usize,
+    /// Ignored tests with their reasons.
+    ignored: BTreeMap<String, String>,
+}
+
+impl Reader {
+    /// Takes a line without its end.
+    pub(crate) fn line(&mut self, line: &str) {
+        if let Some(counts) = result(line) {
+            self.counts += counts;
+            self.results += 1;
+        } else if let Some((name, reason)) = ignored(line) {
+            self.ignored.insert(name.to_owned(), reason.to_owned());
+        }
+    }
+
+    /// The counts of the run. A run that fails without naming a failed test, by a crash or because it could
+    /// not be built, counts as one failure.
+    pub(crate) fn finish(self, success: bool) -> (Counts, BTreeMap<String, String>) {
+        let mut counts = self.counts;
+        if !success && (counts.failed == 0 || self.results == 0) {
+            counts.failed += 1;
+        }
+        (counts, self.ignored)
+    }
+}
+
+/// `test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; …`
+fn result(line: &str) -> Option<Counts> {
+    let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = Counts::default();
+    for part in numbers.split(';') {
+        let Some((number, what)) = part.trim().split_once(' ') else {
+            continue;
+        };
+        let Ok(number) = number.parse() else { continue };
+        match what {
+            "passed" => counts.passed = number,
+            "failed" => counts.failed = number,
+            "ignored" => counts.skipped = number,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+/// `test NAME ... ignored, REASON` of libtest and `test NAME ... ignored (REASON)` of libtest-mimic.
+fn ignored(line: &str) -> Option<(&str, &str)> {
+    let (name, reason) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
+    let reason = reason.trim_start_matches([',', ' ']);
+    let reason = reason
+        .strip_prefix('(')
+        .and_then(|inner| inner.strip_suffix(')'))
+        .unwrap_or(reason);
+    Some((name.trim(), reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, success: bool) -> (Counts, BTreeMap<String, String>) {
+        let mut reader = Reader::default();
+        text.lines().for_each(|line| reader.line(line));
+        reader.finish(success)
+    }
+
+    #[test]
+    fn sums_several_results() {
+        let text = "running 2 tests\ntest a ... ok\n\
+            test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 9 filtered out; finished in 1.00s\n";
+        let (counts, _) = read(text, false);
+        assert_eq!(
+            counts,
+            Counts {
+                passed: 5,
+                failed: 4,
+                skipped: 1
+            }
+        );
+        assert_eq!(counts.to_string(), "5 passed, 4 failed, 1 skipped");
+    }
+
+    #[test]
+    fn reasons_of_both_harnesses() {
+        let text = "test a::b ... ignored, needs Xvfb\ntest wire       ... ignored (no kernel)\ntest c ... ignored\n";
+        let (_, ignored) = read(text, true);
+        assert_eq!(ignored["a::b"], "needs Xvfb");
+        assert_eq!(ignored["wire"], "no kernel");
+        assert_eq!(ignored["c"], "");
+    }
+
+    #[test]
+    fn a_crash_is_a_failure() {
+        assert_eq!(read("running 3 tests\ntest a ... ok\n", false).0.failed, 1);
+        let text = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(read(text, false).0.failed, 1);
+        assert_eq!(read("", true).0, Counts::default());
+    }
+
+    #[test]
+    fn output_of_inner_runs_does_not_count() {
+        let text = "  | test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n";
+        assert_eq!(read(text, true).0, Counts::default());
+    }
+}

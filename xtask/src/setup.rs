@@ -1,0 +1,225 @@
+//! The system packages: which, why, and for which command.
+
+use std::process::Command;
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use crate::shell;
+
+/// A reason to want packages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Purpose {
+    /// Build and run both programs
+    Demo,
+    /// Run all tests but building the lab's kernel
+    Test,
+    /// Run the checks
+    Check,
+    /// Build and boot the device lab's kernel
+    Lab,
+    /// Everything
+    Dev,
+}
+
+use Purpose::{Check, Demo, Dev, Lab, Test};
+
+/// Debian's and Ubuntu's package, why, and what needs it (`Dev` needs all).
+const PACKAGES: &[(&str, &str, &[Purpose])] = &[
+    ("g++", "compiles OpenH264", &[Demo, Test, Check]),
+    ("gcc", "compiles ring, and links", &[Demo, Test, Check, Lab]),
+    (
+        "nasm",
+        "assembles OpenH264's fast paths",
+        &[Demo, Test, Check],
+    ),
+    ("pkg-config", "finds system libraries", &[Demo, Test, Check]),
+    ("avahi-daemon", "an independent mDNS responder", &[Test]),
+    ("avahi-utils", "avahi-browse resolves our service", &[Test]),
+    ("dbus", "avahi's message bus", &[Test]),
+    ("ffmpeg", "plays the relayed stream", &[Test]),
+    ("gstreamer1.0-libav", "decodes H.264 in GStreamer", &[Test]),
+    (
+        "gstreamer1.0-plugins-bad",
+        "GStreamer's H.264 parser and SRTP decrypter",
+        &[Test],
+    ),
+    (
+        "gstreamer1.0-plugins-base",
+        "GStreamer's basic elements",
+        &[Test],
+    ),
+    (
+        "gstreamer1.0-plugins-good",
+        "GStreamer's RTP depacketiser",
+        &[Test],
+    ),
+    (
+        "gstreamer1.0-tools",
+        "gst-launch-1.0 plays the relayed stream",
+        &[Test],
+    ),
+    (
+        "iproute2",
+        "network namespaces and disturbed cables",
+        &[Test, Lab],
+    ),
+    ("kmod", "loads the lab's kernel modules", &[Test, Lab]),
+    ("libdrm-tests", "modetest sets modes in the lab", &[Test]),
+    (
+        "libinput-tools",
+        "libinput reads our virtual devices",
+        &[Test],
+    ),
+    ("openssl", "s_client tries older TLS versions", &[Test]),
+    (
+        "prometheus",
+        "scrapes the metrics; promtool checks them",
+        &[Test],
+    ),
+    ("python3", "independent peers", &[Test, Lab]),
+    (
+        "python3-websockets",
+        "an independent WebSocket client",
+        &[Test],
+    ),
+    ("python3-zeroconf", "an independent mDNS browser", &[Test]),
+    ("tshark", "dissects RTP and RTCP", &[Test]),
+    (
+        "udev",
+        "device links in the lab; checks the udev rule",
+        &[Test, Check],
+    ),
+    (
+        "v4l-utils",
+        "v4l2-ctl sets up test devices in the lab",
+        &[Test],
+    ),
+    ("xvfb", "an X server without a screen", &[Test]),
+    ("shellcheck", "checks the shell scripts", &[Check]),
+    ("bc", "kernel build", &[Lab]),
+    ("bison", "kernel build", &[Lab]),
+    ("flex", "kernel build", &[Lab]),
+    ("make", "kernel build", &[Lab]),
+    ("perl", "kernel build", &[Lab]),
+    ("xz-utils", "unpacks the kernel's source", &[Lab]),
+];
+
+/// Installs what is missing for a purpose. Does nothing when all is there.
+pub(crate) fn run(purpose: Purpose) -> anyhow::Result<()> {
+    let wanted = wanted(purpose);
+    if shell::which("dpkg-query").is_none() || shell::which("apt-get").is_none() {
+        println!("This is not a Debian or Ubuntu system. Please see to these yourself:");
+        for (package, why) in &wanted {
+            println!("  {package:28} {why}");
+        }
+        return Ok(());
+    }
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    // It fails when it does not know a package, and says the rest all the same.
+    let known = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
+        .args(&names)
+        .output()?;
+    let missing = missing(&wanted, &String::from_utf8_lossy(&known.stdout));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("These system packages are missing and will be installed:");
+    for (package, why) in &missing {
+        println!("  {package:28} {why}");
+    }
+    let administrator = shell::output(Command::new("id").arg("-u"))?.trim() == "0";
+    if !administrator && shell::which("sudo").is_none() {
+        let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "not root and no sudo here: ask an administrator for 'apt-get install {}'",
+            names.join(" ")
+        );
+    }
+    let apt = |words: &[&str]| {
+        let mut command = Command::new(if administrator { "env" } else { "sudo" });
+        if !administrator {
+            command.arg("env");
+        }
+        // tshark asks who may capture; nobody answers here.
+        command
+            .args([
+                "DEBIAN_FRONTEND=noninteractive",
+                "apt-get",
+                "--quiet",
+                "--yes",
+            ])
+            .args(words);
+        shell::run(&mut command)
+    };
+    apt(&["update"])?;
+    let install = |names: &[&str]| apt(&[&["install", "--no-install-recommends"], names].concat());
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+    if install(&names).is_ok() {
+        return Ok(());
+    }
+    // One that this release does not have must not keep the others away.
+    let failed: Vec<&str> = names
+        .into_iter()
+        .filter(|name| install(&[name]).is_err())
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("not installed: {}", failed.join(", "));
+}
+
+/// As [`run`], for commands that go on without: what needs a missing package says so itself.
+pub(crate) fn try_run(purpose: Purpose) {
+    if let Err(error) = run(purpose) {
+        eprintln!("warning: {error:#}; going on without");
+    }
+}
+
+fn wanted(purpose: Purpose) -> Vec<(&'static str, &'static str)> {
+    PACKAGES
+        .iter()
+        .filter(|(_, _, purposes)| purpose == Dev || purposes.contains(&purpose))
+        .map(|(package, why, _)| (*package, *why))
+        .collect()
+}
+
+/// The packages that dpkg-query's lines (`NAME STATUS`) do not call installed.
+fn missing<'a>(wanted: &[(&'a str, &'a str)], listed: &str) -> Vec<(&'a str, &'a str)> {
+    let installed: Vec<&str> = listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .collect();
+    wanted
+        .iter()
+        .filter(|(package, _)| !installed.contains(package))
+        .copied()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_installed_counts() {
+        let wanted = [("gcc", "a"), ("nasm", "b"), ("flex", "c")];
+        let listed = "gcc installed\nflex not-installed\nnasm config-files\n";
+        assert_eq!(missing(&wanted, listed), [("nasm", "b"), ("flex", "c")]);
+    }
+
+    #[test]
+    fn the_demo_needs_little_and_dev_everything() {
+        assert_eq!(wanted(Demo).len(), 4);
+        assert_eq!(wanted(Dev).len(), PACKAGES.len());
+    }
+
+    #[test]
+    fn every_package_stands_once() {
+        let mut names: Vec<&str> = PACKAGES.iter().map(|(name, ..)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), PACKAGES.len());
+    }
+}

@@ -1,0 +1,461 @@
+//! `cargo xtask test`: builds everything once, runs the tiers and counts.
+//!
+//! The whole workspace is built by one command, so that every dependency is compiled once with one set of
+//! features, and the test programs are run from here, so that each can be counted, timed and blamed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::outcome::{Counts, Reader};
+use crate::{lab, metadata, setup, shell};
+
+/// A test program that runs longer than this is killed and counts as failed.
+const LIMIT_SECONDS: &str = "1500";
+const LOOPBACK: &str = "soft-kvm-tests";
+const LAB: &str = "soft-kvm-lab-tests";
+/// Its ignored integration tests run where their need is met: an X server here, drivers in the lab.
+const PLATFORM: &str = "soft-kvm-platform-linux";
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Only this tier (may be given several times)
+    #[arg(long, value_enum)]
+    tier: Vec<Tier>,
+    /// Only tests with one of these words in their names
+    names: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn lab(names: Vec<String>) -> Self {
+        Self {
+            tier: vec![Tier::Lab],
+            names,
+        }
+    }
+
+    fn runs(&self, tier: Tier) -> bool {
+        self.tier.is_empty() || self.tier.contains(&tier)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// No privileges, no devices, no network
+    Unit,
+    /// Real sockets, codecs and third-party peers on this machine
+    Loopback,
+    /// Inside the device lab's kernel
+    Lab,
+}
+
+/// A built test program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Program {
+    package: String,
+    folder: PathBuf,
+    target: String,
+    /// Whether it is an integration test.
+    integration: bool,
+    path: PathBuf,
+}
+
+/// Counts so far, and what there is to say at the end.
+#[derive(Debug, Default)]
+struct Ledger {
+    counts: Counts,
+    failures: Vec<String>,
+    skips: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Ledger {
+    fn fail(&mut self, what: String) {
+        self.counts.failed += 1;
+        self.failures.push(what);
+    }
+}
+
+/// Runs the tiers; true when nothing failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    setup::try_run(setup::Purpose::Test);
+    let mut ledger = Ledger::default();
+    shell::headline("building");
+    let programs = build(&mut ledger)?;
+    let tiers: [(Tier, &str, RunTier); 3] = [
+        (Tier::Unit, "unit", unit),
+        (Tier::Loopback, "loopback", loopback),
+        (Tier::Lab, "lab", lab_tier),
+    ];
+    for (tier, name, run_tier) in tiers {
+        if !options.runs(tier) {
+            continue;
+        }
+        shell::headline(&format!("{name} tests"));
+        let start = Instant::now();
+        let before = ledger.counts.total();
+        run_tier(&programs, options, &mut ledger)?;
+        if ledger.counts.total() == before && options.names.is_empty() {
+            ledger.fail(format!("the {name} tier ran no tests"));
+        }
+        println!("{name} tests took {} s", start.elapsed().as_secs());
+    }
+    if ledger.counts.total() == 0 {
+        ledger.fail("no test has such a name".to_owned());
+    }
+    report(&ledger);
+    Ok(ledger.counts.failed == 0)
+}
+
+type RunTier = fn(&[Program], &Options, &mut Ledger) -> anyhow::Result<()>;
+
+fn report(ledger: &Ledger) {
+    println!();
+    for (reason, names) in &ledger.skips {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        println!(
+            "skipped: {} ({})",
+            names.join(", "),
+            if reason.is_empty() {
+                "no reason given"
+            } else {
+                reason
+            }
+        );
+    }
+    for failure in &ledger.failures {
+        println!("failed: {failure}");
+    }
+    println!("{}", ledger.counts);
+}
+
+/// Builds all targets. What does not compile counts as failed, the rest goes on.
+fn build(ledger: &mut Ledger) -> anyhow::Result<Vec<Program>> {
+    let names = metadata::read("Cargo.toml")?
+        .packages
+        .into_iter()
+        .map(|package| (package.manifest_path, package.name))
+        .collect();
+    let mut child = shell::cargo()
+        .args(["build", "--workspace", "--all-targets", "--keep-going"])
+        .arg("--message-format=json-render-diagnostics")
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting cargo build")?;
+    let mut programs = Vec::new();
+    let stdout = child.stdout.take().context("cargo's standard output")?;
+    shell::each_line(stdout, &mut |line| programs.extend(program(line, &names)))?;
+    if !child.wait()?.success() {
+        ledger.fail("the workspace does not compile".to_owned());
+    }
+    programs
+        .sort_by(|left, right| (&left.package, &left.target).cmp(&(&right.package, &right.target)));
+    Ok(programs)
+}
+
+/// Reads one of cargo's messages, if it announces a test program.
+fn program(message: &str, names: &BTreeMap<PathBuf, String>) -> Option<Program> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let path = PathBuf::from(message.get("executable")?.as_str()?);
+    let target = message.get("target")?;
+    let kinds: Vec<&str> = target
+        .get("kind")?
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let is_test = message.get("profile")?.get("test")?.as_bool()?;
+    if !is_test || kinds.contains(&"bench") || kinds.contains(&"example") {
+        return None;
+    }
+    let manifest = Path::new(message.get("manifest_path")?.as_str()?);
+    Some(Program {
+        package: names.get(manifest)?.clone(),
+        folder: manifest.parent()?.to_owned(),
+        target: target.get("name")?.as_str()?.to_owned(),
+        integration: kinds.contains(&"test"),
+        path,
+    })
+}
+
+/// Runs one test program and counts. Gives the ignored tests with their reasons.
+fn run_program(
+    program: &Program,
+    words: &[String],
+    variables: &[(&str, PathBuf)],
+    ledger: &mut Ledger,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    println!("--- {} {}", program.package, program.target);
+    let mut command = Command::new("timeout");
+    command
+        .args(["-s", "KILL", LIMIT_SECONDS])
+        .arg(&program.path)
+        .args(words);
+    // As cargo would: in the package's folder.
+    command
+        .current_dir(&program.folder)
+        .env("CARGO_MANIFEST_DIR", &program.folder);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    count(
+        command,
+        &format!("{} {}", program.package, program.target),
+        ledger,
+    )
+}
+
+fn count(
+    command: Command,
+    what: &str,
+    ledger: &mut Ledger,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut reader = Reader::default();
+    let status = shell::lines(command, |line| {
+        println!("{line}");
+        reader.line(line);
+    })?;
+    let (counts, ignored) = reader.finish(status.success());
+    ledger.counts += counts;
+    if counts.failed > 0 {
+        ledger
+            .failures
+            .push(format!("{what}: {} ({status})", counts.failed));
+    }
+    for (name, reason) in &ignored {
+        ledger
+            .skips
+            .entry(reason.clone())
+            .or_default()
+            .insert(name.clone());
+    }
+    Ok(ignored)
+}
+
+fn unit(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
+    for program in programs {
+        let whole = program.package != LOOPBACK && program.package != LAB;
+        // The libraries of the other tiers have unit tests too.
+        if !whole && program.integration {
+            continue;
+        }
+        let ignored = run_program(program, &options.names, &[], ledger)?;
+        if program.package == PLATFORM && program.integration {
+            for (name, reason) in &ignored {
+                if options.runs(home(reason)) {
+                    // Counted by the tier that runs it.
+                    ledger.counts.skipped -= 1;
+                    if let Some(names) = ledger.skips.get_mut(reason) {
+                        names.remove(name);
+                    }
+                }
+            }
+            ledger.skips.retain(|_, names| !names.is_empty());
+        }
+    }
+    println!("--- documentation");
+    let mut command = shell::cargo();
+    command
+        .args(["test", "--workspace", "--doc", "--no-fail-fast", "--"])
+        .args(&options.names);
+    count(command, "documentation tests", ledger)?;
+    Ok(())
+}
+
+/// The tier that runs an ignored test of the platform crate.
+fn home(reason: &str) -> Tier {
+    if reason.contains("Xvfb") {
+        Tier::Loopback
+    } else {
+        Tier::Lab
+    }
+}
+
+fn loopback(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
+    for program in programs {
+        if program.package == LOOPBACK && program.integration {
+            run_named(program, options, &[], ledger)?;
+        }
+    }
+    for program in programs {
+        if program.package == PLATFORM && program.integration {
+            with_x_server(program, options, ledger)?;
+        }
+    }
+    Ok(())
+}
+
+/// libtest-mimic takes one name only.
+fn run_named(
+    program: &Program,
+    options: &Options,
+    variables: &[(&str, PathBuf)],
+    ledger: &mut Ledger,
+) -> anyhow::Result<()> {
+    if options.names.is_empty() {
+        run_program(program, &[], variables, ledger)?;
+    }
+    for name in &options.names {
+        run_program(program, std::slice::from_ref(name), variables, ledger)?;
+    }
+    Ok(())
+}
+
+/// The platform's tests that only want an X server.
+fn with_x_server(program: &Program, options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let listed =
+        shell::output(Command::new(&program.path).args(["--list", "--ignored", "--format=terse"]))?;
+    let mut words = vec!["--exact".to_owned()];
+    words.extend(
+        listed
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(str::to_owned),
+    );
+    if words.len() == 1 {
+        return Ok(());
+    }
+    // Without --ignored this runs none of them, and says why each is ignored.
+    let mut reader = Reader::default();
+    shell::output(Command::new(&program.path).args(&words))?
+        .lines()
+        .for_each(|line| reader.line(line));
+    let (_, ignored) = reader.finish(true);
+    let chosen: Vec<String> = ignored
+        .into_iter()
+        .filter(|(_, reason)| home(reason) == Tier::Loopback)
+        .map(|(name, _)| name)
+        .filter(|name| {
+            options.names.is_empty() || options.names.iter().any(|word| name.contains(word))
+        })
+        .collect();
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    if shell::which("Xvfb").is_none() {
+        ledger.counts.skipped += chosen.len();
+        ledger
+            .skips
+            .entry("Xvfb is missing: install xvfb".to_owned())
+            .or_default()
+            .extend(chosen);
+        return Ok(());
+    }
+    let words = [
+        vec![
+            "--ignored".to_owned(),
+            "--exact".to_owned(),
+            "--test-threads=1".to_owned(),
+        ],
+        chosen,
+    ];
+    run_program(program, &words.concat(), &[], ledger)?;
+    Ok(())
+}
+
+fn lab_tier(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let kernel = match lab::ready()? {
+        Some(kernel) => Some(kernel),
+        None => {
+            println!(
+                "The device lab has no kernel yet; building one takes 10 to 15 minutes, once."
+            );
+            println!(
+                "SOFT_KVM_LAB_KERNEL=none skips it, SOFT_KVM_LAB_KERNEL=DIR names a ready one."
+            );
+            if let Err(error) = lab::build() {
+                eprintln!("warning: no lab kernel: {error:#}");
+            }
+            lab::ready()?
+        }
+    };
+    let binaries: Vec<&Path> = programs
+        .iter()
+        .filter(|program| program.package == PLATFORM && program.integration)
+        .map(|program| program.path.as_path())
+        .collect();
+    let mut variables = vec![(
+        "SOFT_KVM_LAB_BINARIES",
+        PathBuf::from(std::env::join_paths(binaries)?),
+    )];
+    variables.extend(kernel.map(|kernel| ("SOFT_KVM_LAB_KERNEL", kernel)));
+    let harness: Vec<&Program> = programs
+        .iter()
+        .filter(|program| program.package == LAB && program.integration)
+        .collect();
+    if harness.is_empty() {
+        bail!("the lab's tests are not built");
+    }
+    for program in harness {
+        run_named(program, options, &variables, ledger)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> BTreeMap<PathBuf, String> {
+        BTreeMap::from([(
+            PathBuf::from("/x/core/Cargo.toml"),
+            "soft-kvm-core".to_owned(),
+        )])
+    }
+
+    fn message(kind: &str, test: bool, executable: &str) -> String {
+        format!(
+            r#"{{"reason":"compiler-artifact","manifest_path":"/x/core/Cargo.toml","target":{{"kind":["{kind}"],"name":"t"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+        )
+    }
+
+    #[test]
+    fn finds_test_programs_only() {
+        let found = program(&message("test", true, "\"/x/t-1\""), &names());
+        let found = found.expect("a test program is found");
+        assert_eq!(found.package, "soft-kvm-core");
+        assert_eq!(found.folder, Path::new("/x/core"));
+        assert!(found.integration);
+        assert!(
+            !program(&message("lib", true, "\"/x/t-1\""), &names())
+                .expect("found")
+                .integration
+        );
+        for other in [
+            message("bin", false, "\"/x/t\""),
+            message("bench", true, "\"/x/t\""),
+            message("lib", true, "null"),
+            "not JSON".to_owned(),
+        ] {
+            assert_eq!(program(&other, &names()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_failing_program_is_a_failure_whatever_it_prints() {
+        let mut ledger = Ledger::default();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "echo 'running 2 tests' >&2; echo 'test a ... ok'; exit 101",
+        ]);
+        count(command, "crashing", &mut ledger).expect("it starts");
+        assert_eq!(
+            ledger.counts,
+            Counts {
+                passed: 0,
+                failed: 1,
+                skipped: 0
+            }
+        );
+        assert_eq!(ledger.failures.len(), 1);
+    }
+
+    #[test]
+    fn reasons_decide_the_tier() {
+        assert_eq!(home("needs Xvfb on the path"), Tier::Loopback);
+        assert_eq!(home("needs the lab: vivid"), Tier::Lab);
+    }
+}
