@@ -51,7 +51,8 @@ pub(crate) fn run(chosen: &[String]) -> anyhow::Result<bool> {
 }
 
 fn format() -> anyhow::Result<()> {
-    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
+    // Names the files only: `cargo fmt` shows and mends the rest.
+    shell::run(shell::cargo().args(["fmt", "--all", "--", "--check", "-l"]))
 }
 
 fn clippy() -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use crate::{lab, metadata, setup, shell};
 const LIMIT_SECONDS: &str = "1500";
 const LOOPBACK: &str = "soft-kvm-tests";
 const LAB: &str = "soft-kvm-lab-tests";
-/// Its ignored integration tests run where their need is met: an X server here, drivers in the lab.
+/// Its ignored integration tests need drivers, so they run in the lab.
 const PLATFORM: &str = "soft-kvm-platform-linux";
 
 #[derive(Args, Clone, Debug)]
@@ -77,6 +77,15 @@ impl Ledger {
     fn fail(&mut self, what: String) {
         self.counts.failed += 1;
         self.failures.push(what);
+    }
+
+    /// Takes back a skip that counts elsewhere.
+    fn unskip(&mut self, name: &str, reason: &str) {
+        self.counts.skipped = self.counts.skipped.saturating_sub(1);
+        if let Some(names) = self.skips.get_mut(reason) {
+            names.remove(name);
+        }
+        self.skips.retain(|_, names| !names.is_empty());
     }
 }
 
@@ -242,17 +251,16 @@ fn unit(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow:
             continue;
         }
         let ignored = run_program(program, &options.names, &[], ledger)?;
-        if program.package == PLATFORM && program.integration {
-            for (name, reason) in &ignored {
-                if options.runs(home(reason)) {
-                    // Counted by the tier that runs it.
-                    ledger.counts.skipped -= 1;
-                    if let Some(names) = ledger.skips.get_mut(reason) {
-                        names.remove(name);
-                    }
-                }
+        for (name, reason) in &ignored {
+            let elsewhere = match home(program, reason) {
+                Home::Helper => true,
+                // Counted by the tier that runs it.
+                Home::Tier(tier) => options.runs(tier),
+                Home::None => false,
+            };
+            if elsewhere {
+                ledger.unskip(name, reason);
             }
-            ledger.skips.retain(|_, names| !names.is_empty());
         }
     }
     println!("--- documentation");
@@ -264,13 +272,42 @@ fn unit(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow:
     Ok(())
 }
 
-/// The tier that runs an ignored test of the platform crate.
-fn home(reason: &str) -> Tier {
-    if reason.contains("Xvfb") {
-        Tier::Loopback
+/// Where an ignored test runs after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// Another test runs it in a process of its own: no test to count.
+    Helper,
+    /// A tier that has what it needs.
+    Tier(Tier),
+    /// Nowhere by itself.
+    None,
+}
+
+/// Reads the reason of `#[ignore = "needs PROGRAM…"]`, `"needs root…"` or `"run by another test…"`.
+fn home(program: &Program, reason: &str) -> Home {
+    if reason.starts_with("run by another test") {
+        Home::Helper
+    } else if program.package == PLATFORM && program.integration && !reason.contains("Xvfb") {
+        Home::Tier(Tier::Lab)
+    } else if reason.starts_with("needs ") {
+        Home::Tier(Tier::Loopback)
     } else {
-        Tier::Lab
+        Home::None
     }
+}
+
+/// What a test with this reason would still need here.
+fn unmet(reason: &str) -> Option<String> {
+    let word = reason
+        .strip_prefix("needs ")?
+        .split([' ', ':', ',', ';', '('])
+        .next()?;
+    let met = if word == "root" {
+        shell::output(Command::new("id").arg("-u")).is_ok_and(|user| user.trim() == "0")
+    } else {
+        shell::which(word).is_some()
+    };
+    (!met).then(|| reason.to_owned())
 }
 
 fn loopback(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
@@ -280,8 +317,8 @@ fn loopback(programs: &[Program], options: &Options, ledger: &mut Ledger) -> any
         }
     }
     for program in programs {
-        if program.package == PLATFORM && program.integration {
-            with_x_server(program, options, ledger)?;
+        if program.package != LOOPBACK && program.package != LAB {
+            with_needs(program, options, ledger)?;
         }
     }
     Ok(())
@@ -303,15 +340,18 @@ fn run_named(
     Ok(())
 }
 
-/// The platform's tests that only want an X server.
-fn with_x_server(program: &Program, options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
-    let listed =
-        shell::output(Command::new(&program.path).args(["--list", "--ignored", "--format=terse"]))?;
+/// Runs a program's ignored tests whose need is met on this machine.
+fn with_needs(program: &Program, options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let ask = |words: &[String]| shell::output(Command::new(&program.path).args(words));
+    let listed = ask(&["--list", "--ignored", "--format=terse"].map(str::to_owned))?;
     let mut words = vec!["--exact".to_owned()];
     words.extend(
         listed
             .lines()
             .filter_map(|line| line.strip_suffix(": test"))
+            .filter(|name| {
+                options.names.is_empty() || options.names.iter().any(|word| name.contains(word))
+            })
             .map(str::to_owned),
     );
     if words.len() == 1 {
@@ -319,39 +359,25 @@ fn with_x_server(program: &Program, options: &Options, ledger: &mut Ledger) -> a
     }
     // Without --ignored this runs none of them, and says why each is ignored.
     let mut reader = Reader::default();
-    shell::output(Command::new(&program.path).args(&words))?
-        .lines()
-        .for_each(|line| reader.line(line));
+    ask(&words)?.lines().for_each(|line| reader.line(line));
     let (_, ignored) = reader.finish(true);
-    let chosen: Vec<String> = ignored
-        .into_iter()
-        .filter(|(_, reason)| home(reason) == Tier::Loopback)
-        .map(|(name, _)| name)
-        .filter(|name| {
-            options.names.is_empty() || options.names.iter().any(|word| name.contains(word))
-        })
-        .collect();
-    if chosen.is_empty() {
-        return Ok(());
+    let mut chosen = Vec::new();
+    for (name, reason) in ignored {
+        if home(program, &reason) != Home::Tier(Tier::Loopback) {
+            continue;
+        }
+        match unmet(&reason) {
+            None => chosen.push(name),
+            Some(reason) => {
+                ledger.counts.skipped += 1;
+                ledger.skips.entry(reason).or_default().insert(name);
+            }
+        }
     }
-    if shell::which("Xvfb").is_none() {
-        ledger.counts.skipped += chosen.len();
-        ledger
-            .skips
-            .entry("Xvfb is missing: install xvfb".to_owned())
-            .or_default()
-            .extend(chosen);
-        return Ok(());
+    if !chosen.is_empty() {
+        let words = ["--ignored", "--exact", "--test-threads=1"].map(str::to_owned);
+        run_program(program, &[words.to_vec(), chosen].concat(), &[], ledger)?;
     }
-    let words = [
-        vec![
-            "--ignored".to_owned(),
-            "--exact".to_owned(),
-            "--test-threads=1".to_owned(),
-        ],
-        chosen,
-    ];
-    run_program(program, &words.concat(), &[], ledger)?;
     Ok(())
 }
 
@@ -455,7 +481,67 @@ mod tests {
 
     #[test]
     fn reasons_decide_the_tier() {
-        assert_eq!(home("needs Xvfb on the path"), Tier::Loopback);
-        assert_eq!(home("needs the lab: vivid"), Tier::Lab);
+        let program = |package: &str, integration| Program {
+            package: package.to_owned(),
+            folder: PathBuf::new(),
+            target: String::new(),
+            integration,
+            path: PathBuf::new(),
+        };
+        let platform = program(PLATFORM, true);
+        assert_eq!(
+            home(&platform, "needs Xvfb on the path"),
+            Home::Tier(Tier::Loopback)
+        );
+        assert_eq!(
+            home(&platform, "needs the lab: vivid"),
+            Home::Tier(Tier::Lab)
+        );
+        let other = program("soft-kvm-security", false);
+        assert_eq!(
+            home(&other, "needs root: mounts"),
+            Home::Tier(Tier::Loopback)
+        );
+        assert_eq!(
+            home(&other, "run by another test in its process"),
+            Home::Helper
+        );
+        assert_eq!(home(&other, "slow"), Home::None);
+    }
+
+    #[test]
+    fn needs_name_a_program() {
+        assert_eq!(unmet("needs sh (a shell)"), None);
+        assert_eq!(
+            unmet("needs nothing-like-it: x"),
+            Some("needs nothing-like-it: x".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_skip_can_be_taken_back() {
+        let mut ledger = Ledger::default();
+        let mut command = Command::new("printf");
+        command
+            .arg("test a ... ignored, needs x\ntest result: ok. 1 passed; 0 failed; 1 ignored\n");
+        count(command, "printed", &mut ledger).expect("it starts");
+        assert_eq!(
+            ledger.counts,
+            Counts {
+                passed: 1,
+                failed: 0,
+                skipped: 1
+            }
+        );
+        ledger.unskip("a", "needs x");
+        assert_eq!(
+            ledger.counts,
+            Counts {
+                passed: 1,
+                failed: 0,
+                skipped: 0
+            }
+        );
+        assert!(ledger.skips.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use anyhow::bail;
 use crate::{metadata, shell};
 
 /// The version that was tried; it builds in a few minutes.
-const VERSION: &str = "0.20";
+const VERSION: &str = "^0.20";
 
 pub(super) fn run() -> anyhow::Result<()> {
     let program = installed()?;

@@ -70,9 +70,11 @@ const PURE: &[(&str, &[&str])] = &[
         &[
             "rsjsonnet-front",
             "rsjsonnet-lang",
+            "ryu-js",
             "serde",
             "serde_json",
             "sha2",
+            "strsim",
             "thiserror",
         ],
     ),
@@ -81,6 +83,7 @@ const PURE: &[(&str, &[&str])] = &[
         &[
             "aes",
             "arrayvec",
+            "base64",
             "ctr",
             "ring",
             "rtcp-types",
@@ -95,8 +98,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("input", &["arrayvec", "thiserror"]),
 ];
 
-/// Outside crates that only some members may use.
-const FENCED: &[(&[&str], &[&str])] = &[
+/// Runtimes, which only some members may use, in their tests too.
+const RUNTIMES: &[(&[&str], &[&str])] = &[
     // Asynchronous code belongs to the programs' control side, on an executor that they own.
     (
         &[
@@ -116,35 +119,24 @@ const FENCED: &[(&[&str], &[&str])] = &[
         &["server", "client", "service", "tests", "benches"],
     ),
     (&["async-std", "tokio"], &[]),
+];
+
+/// Other outside crates that only some members may use; tests may use any.
+const FENCED: &[(&[&str], &[&str])] = &[
     // The operating system.
-    (
-        &["drm", "evdevil", "x11rb"],
-        &["platform-linux", "tests", "lab-tests"],
-    ),
-    (
-        &["libc", "nix"],
-        &[
-            "platform-linux",
-            "platform-openh264",
-            "tests",
-            "lab-tests",
-            "benches",
-        ],
-    ),
+    (&["drm", "evdevil", "x11rb"], &["platform-linux"]),
+    (&["libc", "nix"], &["platform-linux", "platform-openh264"]),
     (&["openh264", "openh264-sys2"], &["platform-openh264"]),
     (&["softbuffer", "winit"], &["client"]),
     // Trust.
-    (&["rcgen", "spake2"], &["security", "tests"]),
-    (
-        &["rustls"],
-        &["security", "server", "client", "tests", "benches"],
-    ),
-    (&["mdns-sd"], &["discovery", "tests"]),
-    (
-        &["hdrhistogram", "prometheus"],
-        &["monitoring", "tests", "benches"],
-    ),
+    (&["rcgen", "spake2"], &["security"]),
+    (&["rustls"], &["security", "server", "client"]),
+    (&["mdns-sd"], &["discovery"]),
+    (&["hdrhistogram", "prometheus"], &["monitoring"]),
 ];
+
+/// Members that consist of tests.
+const TESTS: &[&str] = &["benches", "lab-tests", "tests"];
 
 /// All breaches of the tables by these packages.
 pub(super) fn violations(packages: &[Package]) -> Vec<Violation> {
@@ -190,12 +182,15 @@ fn of_package(package: &Package) -> Vec<Violation> {
                 package.name
             ));
         }
-        let fence = FENCED.iter().find(|(crates, _)| crates.contains(&name));
-        if let Some((_, members)) = fence
+        let row = |rows: &[(&[&str], &'static [&'static str])]| {
+            let row = rows.iter().find(|(crates, _)| crates.contains(&name));
+            row.map(|(_, members)| *members)
+        };
+        let for_tests = development || TESTS.contains(&member);
+        let fence = row(RUNTIMES).or_else(|| row(FENCED).filter(|_| !for_tests));
+        if let Some(members) = fence
             && !members.contains(&member)
             && pure.is_none()
-            // Tests of pure code may measure with a histogram, but nothing may bring a runtime.
-            && !(development && members.contains(&"monitoring"))
         {
             violations.push(format!(
                 "{}: may not use {name}, which is for {}",
