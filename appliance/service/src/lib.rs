@@ -1,1 +1,13 @@
-//! .
+//! What the operating system asks of a running program, and what it tells its service manager.
+#![forbid(unsafe_code)]
+
+pub mod console;
+#[cfg(unix)]
+mod notify;
+#[cfg(unix)]
+mod signals;
+
+#[cfg(unix)]
+pub use notify::Notifier;
+#[cfg(unix)]
+pub use signals::{Request, SignalError, Signals};
