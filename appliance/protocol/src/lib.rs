@@ -5,4 +5,11 @@
 
 pub mod control;
 pub mod input;
+pub mod media;
 pub mod pairing;
+
+/// Bodies of the fuzz targets in `fuzz/`. Not a public interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::media::fuzzing::*;
+}

@@ -1,0 +1,54 @@
+//! Bodies of the fuzz targets in `fuzz/`, which are one line each. Not a public interface.
+
+use super::{
+    AccessUnitAssembler, FrameExtensions, MasterKey, Opener, Ssrc, announces_idr, classify,
+    header_len, rtcp,
+};
+
+/// RTP headers and header extensions.
+pub fn rtp(data: &[u8]) {
+    let _ = classify(data);
+    let _ = header_len(data);
+    let _ = FrameExtensions::parse(data);
+    if let Ok(packet) = rtp_types::RtpPacket::parse(data) {
+        let _ = (FrameExtensions::of(&packet), packet.payload());
+    }
+}
+
+/// Compound RTCP packets.
+pub fn rtcp(data: &[u8]) {
+    let _ = rtcp::read(data, |_| {});
+}
+
+/// Sealed packets that nobody sealed; none may open.
+pub fn srtp(data: &[u8]) {
+    let key = MasterKey::new([1; 16], [2; 12]);
+    let ssrc = data.get(8..12).and_then(|ssrc| ssrc.first_chunk());
+    let ssrc = Ssrc(u32::from_be_bytes(*ssrc.unwrap_or(&[0; 4])));
+    assert!(
+        Opener::new(&key, ssrc)
+            .open_rtp(&mut data.to_vec())
+            .is_err()
+    );
+    let ssrc = data.get(4..8).and_then(|ssrc| ssrc.first_chunk());
+    let ssrc = Ssrc(u32::from_be_bytes(*ssrc.unwrap_or(&[0; 4])));
+    assert!(
+        Opener::new(&key, ssrc)
+            .open_rtcp(&mut data.to_vec())
+            .is_err()
+    );
+}
+
+/// RTP payloads, each behind its length in one byte.
+pub fn h264_depacketize(mut data: &[u8]) {
+    let mut assembler = AccessUnitAssembler::default();
+    while let Some((&len, rest)) = data.split_first() {
+        let (payload, rest) = rest.split_at(rest.len().min(usize::from(len)));
+        data = rest;
+        let _ = announces_idr(payload);
+        if assembler.push(payload).is_err() {
+            assembler.clear();
+        }
+        let _ = assembler.finish();
+    }
+}
