@@ -109,7 +109,8 @@ impl InputReceiver {
         if datagram.first > self.next || datagram.end() < self.next {
             return Ok(received);
         }
-        if self.unsure && !self.reconcile(&datagram, handler) {
+        // A late datagram of a session without life must not press keys again.
+        if self.unsure && !(received.alive && self.reconcile(&datagram, handler)) {
             return Ok(received);
         }
         let mut next = self.next;

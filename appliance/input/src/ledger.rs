@@ -1,0 +1,294 @@
+//! Which keys the target believes to be down: the safety core of the input path.
+//!
+//! *No key stays down longer than the lease after the last sign of life, and no held key is lifted while the session
+//! lives*, whatever the network, the operator's machine or the devices do.
+
+use std::time::Duration;
+
+use soft_kvm_core::MonoTime;
+use soft_kvm_protocol::input::codes::abs;
+use soft_kvm_protocol::input::{DeviceId, EventType, HeldKeys, InputEvent, KeyCode, LEASE};
+
+/// Touches followed per device; the wire allows no more.
+const MAX_SLOTS: i32 = 64;
+
+/// One session's keys, buttons and touches per device, and its lease.
+///
+/// The ledger writes nothing itself: each call gives the events that have to be written now. Once warm, no call
+/// allocates.
+#[derive(Debug)]
+pub struct Ledger {
+    lease: Duration,
+    last_life: Option<MonoTime>,
+    held: HeldKeys,
+    devices: Vec<Touches>,
+    scratch: Vec<InputEvent>,
+}
+
+/// The touches of one device.
+#[derive(Debug)]
+struct Touches {
+    device: DeviceId,
+    /// Bit `n`: contact slot `n` has a tracking id.
+    active: u64,
+    /// The slot that the operator's events are about.
+    slot: i32,
+}
+
+impl Touches {
+    fn follow(&mut self, event: InputEvent) {
+        if event.kind != EventType::ABS {
+            return;
+        }
+        match event.code {
+            abs::MT_SLOT => self.slot = event.value,
+            abs::MT_TRACKING_ID if (0..MAX_SLOTS).contains(&self.slot) => {
+                let bit = 1 << self.slot;
+                if event.value < 0 {
+                    self.active &= !bit;
+                } else {
+                    self.active |= bit;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lifts the touches and goes back to the slot that the following events will be about.
+    fn lift(&mut self, events: &mut Vec<InputEvent>) {
+        if self.active == 0 {
+            return;
+        }
+        for slot in (0..MAX_SLOTS).filter(|slot| self.active & (1 << slot) != 0) {
+            events.push(InputEvent::new(EventType::ABS, abs::MT_SLOT, slot));
+            events.push(InputEvent::new(EventType::ABS, abs::MT_TRACKING_ID, -1));
+        }
+        events.push(InputEvent::new(EventType::ABS, abs::MT_SLOT, self.slot));
+        self.active = 0;
+    }
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::new(LEASE)
+    }
+}
+
+impl Ledger {
+    /// An empty ledger whose keys go up `lease` after the last sign of life.
+    #[must_use]
+    pub fn new(lease: Duration) -> Self {
+        Self {
+            lease,
+            last_life: None,
+            held: HeldKeys::new(),
+            devices: Vec::new(),
+            scratch: Vec::with_capacity(256),
+        }
+    }
+
+    /// Follows a device from now on. A second call for the same one changes nothing.
+    pub fn add_device(&mut self, device: DeviceId) {
+        if !self.knows(device) {
+            self.devices.push(Touches {
+                device,
+                active: 0,
+                slot: 0,
+            });
+        }
+    }
+
+    /// Whether the device is followed.
+    #[must_use]
+    pub fn knows(&self, device: DeviceId) -> bool {
+        self.devices.iter().any(|touches| touches.device == device)
+    }
+
+    /// Forgets a device; `write` gets what lifts its keys and touches, if any is down.
+    pub fn remove_device(&mut self, device: DeviceId, write: &mut dyn FnMut(&[InputEvent])) {
+        self.release(device, write);
+        self.devices.retain(|touches| touches.device != device);
+    }
+
+    /// Follows a report; the events to write are those that are left in `events`: a press of a key that is down and the
+    /// release of one that is up are taken out, as is auto-repeat, which is the target's own.
+    pub fn apply(&mut self, device: DeviceId, events: &mut Vec<InputEvent>) {
+        let Some(touches) = self
+            .devices
+            .iter_mut()
+            .find(|touches| touches.device == device)
+        else {
+            events.clear();
+            return;
+        };
+        let held = &mut self.held;
+        events.retain(|event| {
+            touches.follow(*event);
+            match event.as_key() {
+                Some((key, true)) => held.press(device, key),
+                Some((key, false)) => held.release(device, key),
+                None => !event.is_auto_repeat(),
+            }
+        });
+    }
+
+    /// Makes the keys down equal to `wanted`, over the devices that are followed; `write` gets the events per device.
+    /// Releases go first.
+    pub fn reconcile(&mut self, wanted: &HeldKeys, write: &mut dyn FnMut(DeviceId, &[InputEvent])) {
+        for index in 0..self.devices.len() {
+            let Some(device) = self.devices.get(index).map(|touches| touches.device) else {
+                break;
+            };
+            let of_device = |keys: &HeldKeys, other: &HeldKeys, down, out: &mut Vec<InputEvent>| {
+                let missing = keys
+                    .iter()
+                    .filter(|(owner, key)| *owner == device && !other.contains(device, *key));
+                out.extend(missing.map(|(_, key)| InputEvent::key(key, down)));
+            };
+            self.scratch.clear();
+            of_device(&self.held, wanted, false, &mut self.scratch);
+            of_device(wanted, &self.held, true, &mut self.scratch);
+            for event in &self.scratch {
+                self.held.apply(device, *event);
+            }
+            if !self.scratch.is_empty() {
+                write(device, &self.scratch);
+            }
+        }
+    }
+
+    /// The operator is there: the lease begins anew.
+    pub fn sign_of_life(&mut self, now: MonoTime) {
+        self.last_life = self.last_life.max(Some(now));
+    }
+
+    /// When the lease is over, while anything is down.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonoTime> {
+        if self.is_idle() {
+            return None;
+        }
+        Some(
+            self.last_life
+                .map_or(MonoTime::ZERO, |life| life + self.lease),
+        )
+    }
+
+    /// Lifts everything when the lease is over; says whether it was. To be called before a datagram that arrived at
+    /// `now` counts as a sign of life.
+    pub fn handle_timeout(
+        &mut self,
+        now: MonoTime,
+        write: &mut dyn FnMut(DeviceId, &[InputEvent]),
+    ) -> bool {
+        let over = self.poll_timeout().is_some_and(|end| now >= end);
+        if over {
+            self.release_all(write);
+        }
+        over
+    }
+
+    /// Lifts everything: at the end of the session, at a hand-over, before a suspend.
+    pub fn release_all(&mut self, write: &mut dyn FnMut(DeviceId, &[InputEvent])) {
+        for index in 0..self.devices.len() {
+            let Some(device) = self.devices.get(index).map(|touches| touches.device) else {
+                break;
+            };
+            self.release(device, &mut |events| write(device, events));
+        }
+    }
+
+    fn release(&mut self, device: DeviceId, write: &mut dyn FnMut(&[InputEvent])) {
+        self.scratch.clear();
+        let down = self.held.iter().filter(|(owner, _)| *owner == device);
+        self.scratch
+            .extend(down.map(|(_, key)| InputEvent::key(key, false)));
+        self.held.retain(|owner, _| owner != device);
+        if let Some(touches) = self
+            .devices
+            .iter_mut()
+            .find(|touches| touches.device == device)
+        {
+            touches.lift(&mut self.scratch);
+        }
+        if !self.scratch.is_empty() {
+            write(&self.scratch);
+        }
+    }
+
+    /// Whether no key, button or touch is down.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.held.is_empty() && self.devices.iter().all(|touches| touches.active == 0)
+    }
+
+    /// The keys down on the target.
+    #[must_use]
+    pub const fn held(&self) -> &HeldKeys {
+        &self.held
+    }
+
+    /// Whether a key is down on the target.
+    #[must_use]
+    pub fn is_down(&self, device: DeviceId, key: KeyCode) -> bool {
+        self.held.contains(device, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId(3);
+
+    #[test]
+    fn touches_are_lifted_and_the_slot_is_kept() {
+        let mut ledger = Ledger::default();
+        ledger.add_device(DEVICE);
+        let at = |code, value| InputEvent::new(EventType::ABS, code, value);
+        let mut events = vec![
+            at(abs::MT_SLOT, 2),
+            at(abs::MT_TRACKING_ID, 40),
+            InputEvent::key(KeyCode::BTN_TOUCH, true),
+        ];
+        ledger.sign_of_life(MonoTime::ZERO);
+        ledger.apply(DEVICE, &mut events);
+        assert_eq!(events.len(), 3);
+        let mut written = Vec::new();
+        let end = ledger.poll_timeout().expect("a key is down");
+        assert_eq!(end, MonoTime::ZERO + LEASE);
+        let mut write = |device, events: &[InputEvent]| {
+            assert_eq!(device, DEVICE);
+            written.extend_from_slice(events);
+        };
+        assert!(!ledger.handle_timeout(end - Duration::from_nanos(1), &mut write));
+        assert!(ledger.handle_timeout(end, &mut write));
+        assert_eq!(
+            written,
+            [
+                InputEvent::key(KeyCode::BTN_TOUCH, false),
+                at(abs::MT_SLOT, 2),
+                at(abs::MT_TRACKING_ID, -1),
+                at(abs::MT_SLOT, 2),
+            ]
+        );
+        assert!(ledger.is_idle());
+        assert_eq!(ledger.poll_timeout(), None);
+    }
+
+    #[test]
+    fn doubled_edges_and_auto_repeat_do_not_reach_the_target() {
+        let mut ledger = Ledger::default();
+        ledger.add_device(DEVICE);
+        let press = InputEvent::key(KeyCode::A, true);
+        let mut events = vec![press, press, InputEvent::new(EventType::KEY, 30, 2)];
+        ledger.apply(DEVICE, &mut events);
+        assert_eq!(events, [press]);
+        let mut events = vec![press, InputEvent::key(KeyCode::SPACE, false)];
+        ledger.apply(DEVICE, &mut events);
+        assert_eq!(events, []);
+        let mut events = vec![press];
+        ledger.apply(DeviceId(9), &mut events);
+        assert_eq!(events, [], "an unknown device");
+    }
+}

@@ -1,0 +1,101 @@
+//! Where input goes on the target: uinput, the test card's echo, later a USB gadget.
+
+use soft_kvm_core::MonoTime;
+use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, InputEvent, LedState, Repeat};
+
+/// Why a sink can't do something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The device can't be made.
+    #[error("{device} ({name}) cannot be made: {reason}")]
+    Create {
+        /// Which.
+        device: DeviceId,
+        /// Its name.
+        name: String,
+        /// What failed and what to do.
+        reason: String,
+    },
+    /// No such device.
+    #[error("{0} was never added")]
+    Unknown(DeviceId),
+    /// The device took no events.
+    #[error("{device} takes no events: {source}")]
+    Write {
+        /// Which.
+        device: DeviceId,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// What the target tells a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SinkFeedback {
+    /// Its LEDs now.
+    Leds(DeviceId, LedState),
+    /// Its auto-repeat now.
+    Repeat(DeviceId, Repeat),
+}
+
+/// A place where input arrives as if its devices were plugged in there.
+///
+/// Dropping the sink removes all its devices, which lifts all keys.
+pub trait InputSink: Send {
+    /// Makes the twin of an operator's device; answers with what it became, such as `/dev/input/event7`.
+    ///
+    /// # Errors
+    /// When it can't be made; nothing is left behind then.
+    fn add_device(&mut self, device: &DeviceDescriptor) -> Result<String, SinkError>;
+
+    /// Removes a device; its keys go up. Unknown ones are ignored.
+    fn remove_device(&mut self, device: DeviceId);
+
+    /// Applies one report, without its `SYN_REPORT`, which the sink adds unless the report is `unfinished`.
+    ///
+    /// # Errors
+    /// When the device takes no events.
+    fn apply(
+        &mut self,
+        now: MonoTime,
+        device: DeviceId,
+        events: &[InputEvent],
+        unfinished: bool,
+    ) -> Result<(), SinkError>;
+
+    /// Calls `each` for what the target has told the devices since the last call. Never blocks.
+    fn poll_feedback(&mut self, each: &mut dyn FnMut(SinkFeedback));
+
+    /// What `FromServer::Welcome` calls this sink: `uinput`, `echo`.
+    fn kind(&self) -> &'static str;
+}
+
+impl<T: InputSink + ?Sized> InputSink for Box<T> {
+    fn add_device(&mut self, device: &DeviceDescriptor) -> Result<String, SinkError> {
+        (**self).add_device(device)
+    }
+
+    fn remove_device(&mut self, device: DeviceId) {
+        (**self).remove_device(device);
+    }
+
+    fn apply(
+        &mut self,
+        now: MonoTime,
+        device: DeviceId,
+        events: &[InputEvent],
+        unfinished: bool,
+    ) -> Result<(), SinkError> {
+        (**self).apply(now, device, events, unfinished)
+    }
+
+    fn poll_feedback(&mut self, each: &mut dyn FnMut(SinkFeedback)) {
+        (**self).poll_feedback(each);
+    }
+
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+}
