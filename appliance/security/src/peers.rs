@@ -95,7 +95,7 @@ impl PeerStore {
     ///
     /// # Errors
     ///
-    /// The file cannot be read or written, or has [`MAX_PEERS`] entries.
+    /// The file cannot be read or written, or is full (1024 entries).
     pub fn add(&self, mut peer: Peer) -> Result<(), StateError> {
         self.change(|peers| {
             if let Some(old) = remove_from(peers, &peer.fingerprint) {
