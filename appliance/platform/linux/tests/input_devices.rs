@@ -1,0 +1,381 @@
+//! The input path on real kernel devices: keyboard (uinput) → grab → twin (uinput) → read back.
+//!
+//! Runs in the device lab as root: `input_devices --ignored --test-threads=1`.
+
+use std::time::{Duration, Instant};
+
+use evdevil::Evdev;
+use evdevil::event::{EventType as RawType, InputEvent as RawEvent, Led};
+use soft_kvm_core::MonoTime;
+use soft_kvm_input::{DeviceClass, InputSink, InputSource, SinkFeedback, SourceEvent};
+use soft_kvm_platform_linux::evdev::{self, EvdevSource, Selection};
+use soft_kvm_platform_linux::uinput::UinputSink;
+use soft_kvm_protocol::input::codes::{led, rel};
+use soft_kvm_protocol::input::{
+    DeviceDescriptor, DeviceId, EventType, InputEvent, KeyCode, LedState, Repeat,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(20);
+
+/// The operator's "real" device: a uinput device without our mark.
+struct Hardware {
+    device: evdevil::uinput::UinputDevice,
+    name: String,
+}
+
+impl Hardware {
+    fn plug(name: &str) -> Self {
+        use evdevil::event::{Key, Misc, Rel};
+        let builder = evdevil::uinput::UinputDevice::builder()
+            .and_then(|builder| {
+                builder.with_input_id(evdevil::InputId::new(
+                    evdevil::Bus::USB,
+                    0x1234,
+                    0x5678,
+                    0x0111,
+                ))
+            })
+            .and_then(|builder| builder.with_keys((1..128).chain(0x110..0x115).map(Key::from_raw)))
+            .and_then(|builder| builder.with_rel_axes([0, 1, 8, 11].map(Rel::from_raw)))
+            .and_then(|builder| builder.with_misc([Misc::from_raw(4)]))
+            .and_then(|builder| builder.with_leds([0, 1, 2].map(Led::from_raw)))
+            .and_then(|builder| builder.with_key_repeat())
+            .expect("uinput works in the lab");
+        let device = builder.build(name).expect("uinput works in the lab");
+        Self {
+            device,
+            name: name.to_owned(),
+        }
+    }
+
+    fn report(&self, events: &[InputEvent]) {
+        let events: Vec<_> = events
+            .iter()
+            .map(|event| {
+                RawEvent::new(
+                    RawType::from_raw(u16::from(event.kind.0)),
+                    event.code,
+                    event.value,
+                )
+            })
+            .collect();
+        self.device.write_events(&events).expect("hardware writes");
+    }
+
+    fn source(&self) -> EvdevSource {
+        EvdevSource::new(Selection::Named(vec![self.name.clone()])).expect("a source")
+    }
+
+    fn node(&self) -> std::path::PathBuf {
+        until("the node of the hardware", || {
+            evdev::list()
+                .into_iter()
+                .flatten()
+                .find(|found| found.descriptor.name == self.name && !found.ours)
+                .map(|found| found.path)
+        })
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What a source told, owned.
+#[derive(Debug, Default)]
+struct Told {
+    added: Vec<DeviceDescriptor>,
+    classes: Vec<DeviceClass>,
+    grabbed: Vec<DeviceId>,
+    removed: Vec<DeviceId>,
+    reports: Vec<(MonoTime, Vec<InputEvent>)>,
+}
+
+fn wait(source: &mut EvdevSource, told: &mut Told, done: impl Fn(&Told) -> bool) {
+    let start = Instant::now();
+    while !done(told) {
+        assert!(start.elapsed() < PATIENCE, "still only {told:?}");
+        pump(source, told);
+    }
+}
+
+fn pump(source: &mut EvdevSource, told: &mut Told) {
+    source
+        .wait(Some(STEP), &mut |event| match event {
+            SourceEvent::Added { device, class, .. } => {
+                told.added.push(device.clone());
+                told.classes.push(class);
+            }
+            SourceEvent::Grabbed(id) => told.grabbed.push(id),
+            SourceEvent::Removed(id) => told.removed.push(id),
+            SourceEvent::Report(report) => told.reports.push((report.time, report.events.to_vec())),
+            SourceEvent::Problem(error) => panic!("{error}"),
+            _ => {}
+        })
+        .expect("the source goes on");
+}
+
+fn read_all(device: &Evdev, count: usize) -> Vec<InputEvent> {
+    device.set_nonblocking(true).expect("non-blocking");
+    let mut all = Vec::new();
+    let start = Instant::now();
+    while all.len() < count && start.elapsed() < PATIENCE {
+        let mut events = [RawEvent::zeroed(); 64];
+        let Ok(read) = device.read_events(&mut events) else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        all.extend(events.iter().take(read).map(|event| {
+            let kind = u8::try_from(event.event_type().raw()).expect("a small type");
+            InputEvent::new(EventType(kind), event.raw_code(), event.raw_value())
+        }));
+    }
+    all
+}
+
+fn key(key: KeyCode, down: bool) -> InputEvent {
+    InputEvent::key(key, down)
+}
+
+fn sequence() -> Vec<Vec<InputEvent>> {
+    let scan = |value| InputEvent::new(EventType::MSC, 4, value);
+    let motion = |x, y| {
+        vec![
+            InputEvent::new(EventType::REL, rel::X, x),
+            InputEvent::new(EventType::REL, rel::Y, y),
+        ]
+    };
+    let mut reports = vec![
+        vec![scan(0x7_00e1), key(KeyCode::LEFTSHIFT, true)],
+        vec![scan(0x7_0004), key(KeyCode::A, true)],
+        vec![scan(0x7_0004), key(KeyCode::A, false)],
+        vec![key(KeyCode::BTN_LEFT, true)],
+    ];
+    reports.extend((1..200).map(|step| motion(step % 7 + 1, -(step % 5) - 1)));
+    reports.push(vec![
+        InputEvent::new(EventType::REL, rel::WHEEL, 1),
+        InputEvent::new(EventType::REL, rel::WHEEL_HI_RES, 120),
+    ]);
+    reports.push(vec![key(KeyCode::BTN_LEFT, false)]);
+    reports.push(vec![key(KeyCode::LEFTSHIFT, false)]);
+    reports
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn equal_event_for_event_and_hidden_from_the_local_system() {
+    let hardware = Hardware::plug("Lab Keyboard");
+    let local = Evdev::open(hardware.node()).expect("a second reader");
+    local.set_nonblocking(true).expect("non-blocking");
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    let device = told.added.first().expect("added before grabbed").clone();
+    assert_eq!(
+        told.classes,
+        [DeviceClass::Keyboard].map(|_| DeviceClass::of(&device))
+    );
+
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let node = sink.add_device(&device).expect("a twin");
+    let target = Evdev::open(&node).expect("the twin's node");
+    let twin = evdev::list()
+        .into_iter()
+        .flatten()
+        .find(|found| found.path.to_str() == Some(&node))
+        .expect("the twin is listed");
+    assert!(twin.ours);
+    assert_eq!(
+        DeviceDescriptor {
+            id: device.id,
+            ..twin.descriptor
+        },
+        device,
+        "the twin can do what the original can"
+    );
+
+    let reports = sequence();
+    let mut written = Vec::new();
+    for report in &reports {
+        let before = told.reports.len();
+        hardware.report(report);
+        wait(&mut source, &mut told, |told| told.reports.len() > before);
+        let (_, events) = told.reports.last().expect("just came").clone();
+        sink.apply(MonoTime::ZERO, device.id, &events, false)
+            .expect("the twin takes it");
+        written.extend_from_slice(report);
+        written.push(InputEvent::SYN_REPORT);
+    }
+    let stamps: Vec<_> = told.reports.iter().map(|(time, _)| *time).collect();
+    assert!(stamps.is_sorted() && stamps.first() > Some(&MonoTime::ZERO));
+    assert_eq!(read_all(&target, written.len()), written);
+    let mut events = [RawEvent::zeroed(); 8];
+    assert!(
+        local.read_events(&mut events).is_err(),
+        "the local system saw a grabbed event"
+    );
+
+    // Another source of ours leaves the twin alone, by name and all together.
+    let mut second = EvdevSource::new(Selection::All).expect("a source");
+    let mut seen = Told::default();
+    pump(&mut second, &mut seen);
+    assert!(
+        seen.added
+            .iter()
+            .filter(|seen| seen.name == device.name)
+            .count()
+            <= 1,
+        "our own twin was taken up"
+    );
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn leds_come_back_and_are_shown_and_restored() {
+    let hardware = Hardware::plug("Lab LED Keyboard");
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    let device = told.added.first().expect("added before grabbed").clone();
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let node = sink.add_device(&device).expect("a twin");
+    let target = Evdev::open(&node).expect("the twin's node");
+    target
+        .set_led(Led::from_raw(led::CAPS_LOCK), true)
+        .expect("LED");
+    let leds = until("the LED", || {
+        let mut leds = None;
+        sink.poll_feedback(&mut |feedback| {
+            if let SinkFeedback::Leds(id, state) = feedback {
+                assert_eq!(id, device.id);
+                leds = Some(state);
+            }
+        });
+        leds
+    });
+    assert_eq!(leds, LedState { known: 2, lit: 2 });
+    source.set_leds(device.id, leds);
+    let original = Evdev::open(hardware.node()).expect("a second reader");
+    let lit = || {
+        original
+            .led_state()
+            .expect("LEDs")
+            .contains(Led::from_raw(led::CAPS_LOCK))
+    };
+    assert!(lit());
+    source.set_grabbed(false);
+    assert!(!lit(), "as it was before the grab");
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn the_grab_waits_until_all_keys_are_up() {
+    let hardware = Hardware::plug("Lab Held Keyboard");
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    wait(&mut source, &mut told, |told| told.added.len() == 1);
+    hardware.report(&[key(KeyCode::ENTER, true)]);
+    source.set_grabbed(true);
+    for _ in 0..5 {
+        pump(&mut source, &mut told);
+    }
+    assert_eq!(told.grabbed, [], "Enter would stay down locally");
+    hardware.report(&[key(KeyCode::ENTER, false)]);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    hardware.report(&[key(KeyCode::A, true)]);
+    wait(&mut source, &mut told, |told| told.reports.len() == 1);
+    assert_eq!(
+        told.reports.first().map(|(_, events)| events.as_slice()),
+        Some(&[key(KeyCode::A, true)][..])
+    );
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn unplugged_and_plugged_again() {
+    let hardware = Hardware::plug("Lab Wandering Keyboard");
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    drop(hardware);
+    wait(&mut source, &mut told, |told| told.removed.len() == 1);
+    assert_eq!(told.removed, told.grabbed);
+    let hardware = Hardware::plug("Lab Wandering Keyboard");
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 2);
+    assert_ne!(told.grabbed.first(), told.grabbed.last(), "a new id");
+    hardware.report(&[key(KeyCode::A, true)]);
+    wait(&mut source, &mut told, |told| told.reports.len() == 1);
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn lost_events_are_followed_by_the_true_key_state() {
+    let hardware = Hardware::plug("Lab Flooded Keyboard");
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    hardware.report(&[key(KeyCode::LEFTSHIFT, true)]);
+    wait(&mut source, &mut told, |told| told.reports.len() == 1);
+    // More than the kernel queues for a reader, with the release among what is lost.
+    hardware.report(&[key(KeyCode::LEFTSHIFT, false)]);
+    for step in 0..4_000 {
+        hardware.report(&[InputEvent::new(EventType::REL, rel::X, step % 3 + 1)]);
+    }
+    hardware.report(&[key(KeyCode::A, true)]);
+    let down = |told: &Told| {
+        let mut keys = std::collections::BTreeMap::new();
+        for event in told.reports.iter().flat_map(|(_, events)| events) {
+            if let Some((key, down)) = event.as_key() {
+                keys.insert(key, down);
+            }
+        }
+        keys
+    };
+    wait(&mut source, &mut told, |told| {
+        down(told).get(&KeyCode::A) == Some(&true)
+    });
+    assert_eq!(down(&told).get(&KeyCode::LEFTSHIFT), Some(&false));
+    let motion = told.reports.len();
+    assert!(motion < 4_000, "nothing was lost: the test is void");
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn a_dropped_sink_lifts_keys_and_removes_nodes() {
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let device = DeviceDescriptor {
+        id: DeviceId(7),
+        name: "Lab Twin".to_owned(),
+        keys: vec![KeyCode::A],
+        repeat: Some(Repeat {
+            delay_ms: 400,
+            period_ms: 40,
+        }),
+        ..DeviceDescriptor::default()
+    };
+    let node = sink.add_device(&device).expect("a twin");
+    let target = Evdev::open(&node).expect("the twin's node");
+    let repeat = target.key_repeat().expect("repeat").expect("it repeats");
+    assert_eq!((repeat.delay(), repeat.period()), (400, 40));
+    sink.apply(MonoTime::ZERO, device.id, &[key(KeyCode::A, true)], false)
+        .expect("the twin takes it");
+    assert_eq!(read_all(&target, 2).len(), 2);
+    drop(sink);
+    let up = read_all(&target, 2);
+    assert!(up.contains(&key(KeyCode::A, false)), "{up:?}");
+    until("the node's end", || {
+        (!std::path::Path::new(&node).exists()).then_some(())
+    });
+}
