@@ -1,0 +1,69 @@
+//! The two clocks of the machine.
+
+use nix::time::{ClockId, clock_gettime};
+use soft_kvm_core::MonoTime;
+use std::time::Duration;
+
+/// Seconds from the NTP epoch (1900-01-01) to the Unix epoch (RFC 5905 §6, figure 4).
+const NTP_TO_UNIX_SECONDS: u64 = 2_208_988_800;
+
+/// `CLOCK_MONOTONIC` now: the clock of the kernel's V4L2, DRM and input stamps.
+///
+/// Returns [`MonoTime::ZERO`] if the kernel refuses, which it cannot for this clock.
+#[must_use]
+pub fn now() -> MonoTime {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(MonoTime::ZERO, |time| {
+        MonoTime::from_parts(time.tv_sec(), time.tv_nsec())
+    })
+}
+
+/// The wall clock (`CLOCK_REALTIME`) as time since the Unix epoch; zero when it is set before that.
+#[must_use]
+pub fn wall() -> Duration {
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or(Duration::ZERO, |time| {
+        Duration::new(
+            u64::try_from(time.tv_sec()).unwrap_or(0),
+            u32::try_from(time.tv_nsec()).unwrap_or(0),
+        )
+    })
+}
+
+/// The wall clock's time at `at` as an NTP timestamp in 32.32 fixed point (RFC 3550 §4).
+///
+/// The wall clock may step; take the value for one report, never a difference of two.
+#[must_use]
+pub fn ntp_at(at: MonoTime) -> u64 {
+    let (mono, wall) = (now(), wall());
+    let wall = if at > mono {
+        wall.saturating_add(at.since(mono))
+    } else {
+        wall.saturating_sub(mono.since(at))
+    };
+    to_ntp(wall)
+}
+
+fn to_ntp(since_unix_epoch: Duration) -> u64 {
+    let seconds = since_unix_epoch.as_secs().wrapping_add(NTP_TO_UNIX_SECONDS);
+    let fraction = (u64::from(since_unix_epoch.subsec_nanos()) << 32) / 1_000_000_000;
+    (seconds << 32) | fraction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_runs_forward() {
+        let first = now();
+        assert!(first > MonoTime::ZERO);
+        assert!(now() >= first);
+    }
+
+    #[test]
+    fn ntp_time_of_the_unix_epoch_and_half_a_second() {
+        assert_eq!(to_ntp(Duration::ZERO) >> 32, 2_208_988_800);
+        assert_eq!(to_ntp(Duration::from_millis(500)) & 0xffff_ffff, 1 << 31);
+        let difference = ntp_at(now() + Duration::from_secs(10)).wrapping_sub(ntp_at(now()));
+        assert!((9..=11).contains(&(difference >> 32)));
+    }
+}

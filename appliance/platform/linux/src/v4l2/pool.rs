@@ -1,0 +1,150 @@
+//! Mapped buffers, lent out as frames and queued again when they come back.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use soft_kvm_video::frame::{FramePool, Plane};
+
+use super::format::PlanePlace;
+use super::ioctl::{self, Api};
+
+/// A shared read-only mapping of device memory.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<libc::c_void>,
+    len: usize,
+}
+
+// SAFETY: the mapping is owned, read-only, and reading it is possible from any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing in it changes through `&self`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: &OwnedFd, offset: u32, length: u32) -> io::Result<Self> {
+        let len = std::num::NonZeroUsize::new(length as usize).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours; the
+        // driver keeps its pages as long as the mapping is there.
+        let start = unsafe {
+            mmap(
+                None,
+                len,
+                ProtFlags::PROT_READ,
+                MapFlags::MAP_SHARED,
+                fd,
+                i64::from(offset),
+            )
+        }?;
+        Ok(Self {
+            start,
+            len: len.get(),
+        })
+    }
+
+    /// The kernel does not write to the memory while its buffer is dequeued: only then may it be read.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is `len` bytes long, readable, and lives as long as `self`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nothing borrows it any more.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
+}
+
+/// The buffers of one run of the device, from `STREAMON` to `STREAMOFF`.
+#[derive(Debug)]
+pub(super) struct BufferPool {
+    fd: Arc<OwnedFd>,
+    api: Api,
+    mappings: Vec<Vec<Mapping>>,
+    places: Vec<PlanePlace>,
+    /// Whether buffers that come back are queued again. Held while queueing, so that none gets into the
+    /// queue of a later run.
+    running: Mutex<bool>,
+}
+
+impl BufferPool {
+    /// Maps all buffers, and queues them.
+    pub(super) fn new(
+        fd: &Arc<OwnedFd>,
+        api: Api,
+        count: u32,
+        places: Vec<PlanePlace>,
+    ) -> io::Result<Self> {
+        let mut mappings = Vec::new();
+        for index in 0..count {
+            let (memory, planes) = ioctl::query_buffer(fd, api, index)?;
+            let maps: io::Result<Vec<_>> = memory
+                .iter()
+                .take(planes)
+                .map(|place| Mapping::new(fd, place.offset, place.length))
+                .collect();
+            let maps = maps?;
+            let fits = |place: &PlanePlace| {
+                maps.get(place.memory)
+                    .is_some_and(|map| place.offset + place.len <= map.len)
+            };
+            if !places.iter().all(fits) {
+                let what = "the driver's buffers are smaller than its picture";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            mappings.push(maps);
+        }
+        let pool = Self {
+            fd: Arc::clone(fd),
+            api,
+            mappings,
+            places,
+            running: Mutex::new(true),
+        };
+        for index in 0..count {
+            ioctl::queue_buffer(&pool.fd, api, index)?;
+        }
+        Ok(pool)
+    }
+
+    /// Ends the run: buffers that come back later are only unmapped with the last of them.
+    pub(super) fn stop(&self) {
+        *self.running() = false;
+    }
+
+    /// All bytes of a buffer's first plane in memory, for compressed formats.
+    pub(super) fn bytes(&self, buffer: u32) -> Option<&[u8]> {
+        Some(self.mappings.get(buffer as usize)?.first()?.bytes())
+    }
+
+    // A panic elsewhere leaves a boolean as consistent as it was.
+    fn running(&self) -> MutexGuard<'_, bool> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FramePool for BufferPool {
+    fn plane(&self, buffer: u32, plane: usize) -> Option<Plane<'_>> {
+        let place = self.places.get(plane)?;
+        let memory = self.mappings.get(buffer as usize)?.get(place.memory)?;
+        Some(Plane {
+            data: memory.bytes().get(place.offset..)?,
+            stride: place.stride,
+        })
+    }
+
+    fn release(&self, buffer: u32) {
+        let running = self.running();
+        if *running {
+            if let Err(error) = ioctl::queue_buffer(&self.fd, self.api, buffer) {
+                // The device may have gone; the source notices by itself.
+                tracing::debug!(buffer, %error, "VIDIOC_QBUF");
+            }
+        }
+    }
+}
