@@ -190,7 +190,8 @@ mod tests {
             }
             let mut assembler = AccessUnitAssembler::default();
             for (i, payload) in payloads(&stream, first, limit).iter().enumerate() {
-                prop_assert!(payload.len() <= if i == 0 { first } else { limit });
+                let most = if i == 0 { first } else { limit };
+                prop_assert!(payload.len() <= most);
                 assembler.push(payload).unwrap();
             }
             let (data, idr) = assembler.finish().unwrap();
