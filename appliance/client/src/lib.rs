@@ -1,1 +1,5 @@
 //! .
+
+pub mod record;
+pub mod screenshot;
+pub mod view;

@@ -1,0 +1,47 @@
+//! `--view window`: the picture in a window of X11 or Wayland, drawn by the CPU, and the window's keyboard and pointer.
+//!
+//! The media thread hands pictures to a [`Viewport`]; [`run`] owns the main thread, shows the newest one, and gives
+//! [`ViewEvent`]s back. Keys of the window itself, which are not sent to the server:
+//!
+//! | keys | what they do |
+//! |---|---|
+//! | Ctrl+Alt+Shift+S | overlay on and off |
+//! | Ctrl+Alt+Shift+Z | sending of keyboard and pointer on and off |
+//! | Ctrl+Alt+Shift+X | full screen on and off |
+//! | Ctrl+Alt+Shift+Q | close |
+//! | F11 | full screen, while keyboard and pointer are not sent (firmware set-up screens need F11) |
+
+pub(crate) mod convert;
+mod input;
+mod paint;
+mod viewport;
+mod window;
+
+use soft_kvm_core::MonoTime;
+use soft_kvm_protocol::input::EventReport;
+
+pub use convert::BadPicture;
+pub use input::{window_keyboard, window_pointer};
+pub use viewport::{ShownFrame, Viewport};
+#[doc(hidden)]
+pub use window::run_on_any_thread;
+pub use window::{ViewError, ViewOptions, run};
+
+/// What happens in the window.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ViewEvent<'a> {
+    /// A new picture was handed to the window system.
+    Presented {
+        /// Which one.
+        frame: ShownFrame,
+        /// When the call that presents came back.
+        at: MonoTime,
+    },
+    /// The window's keyboard or pointer, as a device with the id given in [`ViewOptions`]; never empty.
+    Input(EventReport<'a>),
+    /// Sending of input was switched on or off; all keys are up.
+    SendInput(bool),
+    /// The operator closed the window; [`run`] returns.
+    Closed,
+}
