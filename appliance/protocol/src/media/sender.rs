@@ -454,7 +454,8 @@ fn usable(block: &ReportBlock, now: NtpTime) -> Report {
                 .middle()
                 .wrapping_sub(block.last_sender_report)
                 .wrapping_sub(block.delay_since_last);
-            (units < 1 << 31).then(|| Duration::from_nanos(u64::from(units) * 1_000_000_000 >> 16))
+            (units < 1 << 31)
+                .then(|| Duration::from_nanos((u64::from(units) * 1_000_000_000) >> 16))
         })
         .flatten();
     Report {

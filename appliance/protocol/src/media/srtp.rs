@@ -400,7 +400,6 @@ impl ReplayWindow {
         *word |= bit;
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "below WINDOW_WORDS")]
     fn word(&mut self, index: u64) -> (&mut u64, u64) {
         let slot = (index % REPLAY_WINDOW / 64) as usize;
         (&mut self.seen[slot], 1 << (index % 64))
