@@ -157,8 +157,12 @@ fn explain(error: &ConfineError) -> (Text, Option<Text>) {
         ConfineError::Ended { memory, status } => {
             let limit = memory / (1024 * 1024);
             let what = Text::new(
-                format!("takes more than {limit} MiB to evaluate, or broke the evaluator ({status})"),
-                format!("評価に {limit} MiB より多くのメモリが要るか、評価プロセスが壊れました ({status})"),
+                format!(
+                    "takes more than {limit} MiB to evaluate, or broke the evaluator ({status})"
+                ),
+                format!(
+                    "評価に {limit} MiB より多くのメモリが要るか、評価プロセスが壊れました ({status})"
+                ),
             );
             (what, endless())
         }
@@ -220,7 +224,9 @@ fn answer(command: &StoryCommand, story: &Story, lang: Lang) -> String {
             text
         }
         StoryCommand::Dot { .. } => story.to_dot(),
-        StoryCommand::Show { canonical: true, .. } => {
+        StoryCommand::Show {
+            canonical: true, ..
+        } => {
             format!("{}\n", canonical(&story.to_value()))
         }
         // `{:#}` of a JSON value is its indented text.

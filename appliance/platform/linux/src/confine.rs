@@ -163,11 +163,7 @@ impl<E: Into<io::Error>> From<E> for ReadError {
     }
 }
 
-fn read_until(
-    child: &mut Child,
-    deadline: Instant,
-    limits: &Limits,
-) -> Result<Vec<u8>, ReadError> {
+fn read_until(child: &mut Child, deadline: Instant, limits: &Limits) -> Result<Vec<u8>, ReadError> {
     let Some(mut pipe) = child.stdout.take() else {
         return Ok(Vec::new());
     };
@@ -244,7 +240,10 @@ mod tests {
     #[test]
     fn failure_and_signals_are_told() {
         let answer = shell("exit 3");
-        assert!(matches!(answer, Err(ConfineError::Ended { .. })), "{answer:?}");
+        assert!(
+            matches!(answer, Err(ConfineError::Ended { .. })),
+            "{answer:?}"
+        );
         let answer = shell("kill -ABRT $$");
         assert!(
             answer.is_err_and(|error| error.to_string().contains("signal")),
@@ -255,6 +254,9 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error() {
         let answer = run(Path::new("/no/such"), "ROLE", OsStr::new(""), &LIMITS);
-        assert!(matches!(answer, Err(ConfineError::Run { .. })), "{answer:?}");
+        assert!(
+            matches!(answer, Err(ConfineError::Run { .. })),
+            "{answer:?}"
+        );
     }
 }
