@@ -12,6 +12,8 @@ use super::address::RawAddress;
 
 /// Datagrams in one call at most.
 const CALL: usize = 32;
+/// The same for the kernel.
+const CALL_COUNT: libc::c_uint = 32;
 
 /// Buffers for received datagrams, made once and used again.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ impl Batch {
                 libc::recvmmsg(
                     fd.as_raw_fd(),
                     messages.as_mut_ptr(),
-                    CALL as libc::c_uint,
+                    CALL_COUNT,
                     libc::MSG_DONTWAIT,
                     null_mut(),
                 )

@@ -89,10 +89,10 @@ impl Device {
             Some(input) => Some(input),
             None => first_timings_input(&fd).map_err(fail("VIDIOC_ENUMINPUT"))?,
         };
-        if let Some(input) = input {
-            if ioctl::get_input(&fd) != Ok(input) {
-                ioctl::set_input(&fd, input).map_err(fail("VIDIOC_S_INPUT"))?;
-            }
+        if let Some(input) = input
+            && ioctl::get_input(&fd) != Ok(input)
+        {
+            ioctl::set_input(&fd, input).map_err(fail("VIDIOC_S_INPUT"))?;
         }
         let current = ioctl::get_input(&fd).unwrap_or(0);
         ioctl::subscribe_source_change(&fd, current);
@@ -114,7 +114,7 @@ impl Device {
         let signal = ioctl::query_dv_timings(&self.fd).map_err(fail("VIDIOC_QUERY_DV_TIMINGS"))?;
         let timings = match signal {
             None => None,
-            Some(Signal::NoSignal) => return Ok(Setup::NoPicture(NoPicture::NoSignal)),
+            Some(Signal::Nothing) => return Ok(Setup::NoPicture(NoPicture::NoSignal)),
             Some(Signal::NoLock) => return Ok(Setup::NoPicture(NoPicture::NoLock)),
             Some(Signal::OutOfRange) => return Ok(Setup::NoPicture(NoPicture::OutOfRange)),
             Some(Signal::Timings(timings)) => Some(timings),

@@ -357,7 +357,7 @@ pub(super) fn set_input(fd: &impl AsFd, index: u32) -> Result<()> {
 pub(super) enum Signal {
     Timings(abi::DvTimings),
     /// `ENOLINK`: no cable or no signal.
-    NoSignal,
+    Nothing,
     /// `ENOLCK`: cannot lock on to it.
     NoLock,
     /// `ERANGE`: beyond what the hardware can do.
@@ -369,7 +369,7 @@ pub(super) fn query_dv_timings(fd: &impl AsFd) -> Result<Option<Signal>> {
     let mut raw = abi::DvTimings::zeroed();
     match ioctl!(fd, QUERY_DV_TIMINGS, &mut raw) {
         Ok(()) => Ok(Some(Signal::Timings(raw))),
-        Err(Errno::ENOLINK) => Ok(Some(Signal::NoSignal)),
+        Err(Errno::ENOLINK) => Ok(Some(Signal::Nothing)),
         Err(Errno::ENOLCK) => Ok(Some(Signal::NoLock)),
         Err(Errno::ERANGE) => Ok(Some(Signal::OutOfRange)),
         Err(Errno::ENOTTY | Errno::ENODATA | Errno::EINVAL) => Ok(None),

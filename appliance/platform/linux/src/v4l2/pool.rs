@@ -140,11 +140,9 @@ impl FramePool for BufferPool {
 
     fn release(&self, buffer: u32) {
         let running = self.running();
-        if *running {
-            if let Err(error) = ioctl::queue_buffer(&self.fd, self.api, buffer) {
-                // The device may have gone; the source notices by itself.
-                tracing::debug!(buffer, %error, "VIDIOC_QBUF");
-            }
+        if *running && let Err(error) = ioctl::queue_buffer(&self.fd, self.api, buffer) {
+            // The device may have gone; the source notices by itself.
+            tracing::debug!(buffer, %error, "VIDIOC_QBUF");
         }
     }
 }

@@ -77,6 +77,7 @@ impl X11Source {
     ///
     /// # Errors
     /// [`SourceError`]: no such display, not allowed, or a display without DAMAGE, XFixes or 32 bits a pixel.
+    #[expect(clippy::needless_pass_by_value, reason = "as the other sources")]
     pub fn open(options: X11Options) -> Result<Self, SourceError> {
         let name = options.display.clone();
         let device = name
