@@ -89,20 +89,20 @@ struct Files<'p> {
     /// One thunk for each file, so that a file that imports itself is a recursion the evaluator notices.
     thunks: HashMap<PathBuf, (usize, Thunk<'p>)>,
     /// Why the last import failed: the evaluator's own error can't carry it.
-    failure: Option<StoryError>,
+    failure: Option<StoryErrors>,
 }
 
 fn run<'p>(arena: &'p Arena, files: &mut Files<'p>, main: Source) -> Result<Value, StoryErrors> {
     let mut program = Program::new(arena);
     let shown = main.shown.clone();
-    let (_, thunk) = files.load(&mut program, main).map_err(StoryErrors::one)?;
+    let (_, thunk) = files.load(&mut program, main)?;
     let value = match program.eval_value(&thunk, files) {
         Ok(value) => value,
-        Err(error) => return Err(StoryErrors::one(files.eval_error(&program, &error))),
+        Err(error) => return Err(files.eval_error(&program, &error)),
     };
     let text = match program.manifest_json(&value, false) {
         Ok(text) => text,
-        Err(error) => return Err(StoryErrors::one(files.eval_error(&program, &error))),
+        Err(error) => return Err(files.eval_error(&program, &error)),
     };
     let refuse = |what| Err(StoryErrors::one(StoryError::in_file(&shown, what, None)));
     if text.len() > MAX_VALUE {
@@ -138,7 +138,7 @@ impl<'p> Files<'p> {
         &mut self,
         program: &mut Program<'p>,
         source: Source,
-    ) -> Result<(usize, Thunk<'p>), StoryError> {
+    ) -> Result<(usize, Thunk<'p>), StoryErrors> {
         let (context, id) = program
             .span_manager_mut()
             .insert_source_context(source.text.len());
@@ -154,7 +154,7 @@ impl<'p> Files<'p> {
             }
             Err(error) => {
                 let (span, what) = jsonnet_text::of_load_error(&error);
-                Err(self.error_at(program, Some(span), what))
+                Err(StoryErrors::one(self.error_at(program, Some(span), what)))
             }
         }
     }
@@ -178,7 +178,7 @@ impl<'p> Files<'p> {
         }
     }
 
-    fn eval_error(&mut self, program: &Program<'p>, error: &EvalError) -> StoryError {
+    fn eval_error(&mut self, program: &Program<'p>, error: &EvalError) -> StoryErrors {
         if let Some(failure) = self.failure.take() {
             return failure;
         }
@@ -190,7 +190,7 @@ impl<'p> Files<'p> {
         let span = spans
             .into_iter()
             .find(|span| self.place(program, *span).is_some());
-        self.error_at(program, span, what)
+        StoryErrors::one(self.error_at(program, span, what))
     }
 
     fn fetch(
@@ -221,7 +221,7 @@ impl<'p> Files<'p> {
                 format!("import '{shown}': {}", why.en),
                 format!("import '{shown}': {}", why.ja),
             );
-            self.failure = Some(self.error_at(program, Some(from), what));
+            self.failure = Some(StoryErrors::one(self.error_at(program, Some(from), what)));
             ImportError
         })
     }
@@ -260,7 +260,7 @@ impl<'p> Callbacks<'p> for Files<'p> {
                 format!("importstr '{path}': not UTF-8"),
                 format!("importstr '{path}': UTF-8 ではありません"),
             );
-            self.failure = Some(self.error_at(program, Some(from), what));
+            self.failure = Some(StoryErrors::one(self.error_at(program, Some(from), what)));
             ImportError
         })
     }

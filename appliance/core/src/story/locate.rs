@@ -145,7 +145,7 @@ impl<'p, 'ast> Walk<'_, 'p, 'ast> {
                     if let Some(bind) = scope
                         .binds
                         .iter()
-                        .find(|bind| bind.name == ident || bind.name.value == ident.value)
+                        .find(|bind| bind.name.value == ident.value)
                     {
                         // The bound value sees the same `local`s.
                         return bind
