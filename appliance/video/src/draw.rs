@@ -2,10 +2,8 @@
 //!
 //! The fonts are bitmaps (Spleen) with Latin letters only: no kana or kanji. Other characters show as `?`.
 
-use std::sync::LazyLock;
-
 use soft_kvm_core::Size;
-use spleen_font::{FONT_8X16, FONT_12X24, FONT_16X32, PSF2Font};
+use spleen_font::{FONT_8X16, FONT_12X24, FONT_16X32};
 
 use crate::frame::Rect;
 
@@ -77,24 +75,21 @@ impl Font {
 
     /// The character's lines one after the other, each in whole bytes, leftmost pixel in the highest bit.
     fn glyph(self, character: char) -> &'static [u8] {
-        // The embedded font files are known to parse; if one ever doesn't, its text is blank.
-        static SMALL: LazyLock<Option<PSF2Font<'static>>> =
-            LazyLock::new(|| PSF2Font::new(FONT_8X16).ok());
-        static MEDIUM: LazyLock<Option<PSF2Font<'static>>> =
-            LazyLock::new(|| PSF2Font::new(FONT_12X24).ok());
-        static LARGE: LazyLock<Option<PSF2Font<'static>>> =
-            LazyLock::new(|| PSF2Font::new(FONT_16X32).ok());
-        let font = match self {
-            Self::Small => SMALL.as_ref(),
-            Self::Medium => MEDIUM.as_ref(),
-            Self::Large => LARGE.as_ref(),
+        // Where the glyphs begin: the small font is a PSF1 file, the others are PSF2. Read here because
+        // spleen-font 0.2 takes PSF1's mode for its glyph size.
+        let (file, start) = match self {
+            Self::Small => (FONT_8X16, 4),
+            Self::Medium => (FONT_12X24, 32),
+            Self::Large => (FONT_16X32, 32),
         };
         let shown = match character {
             ' '..='~' => character,
             _ => '?',
         };
         // Spleen puts printable ASCII at its own code.
-        font.and_then(|font| font.glyph_by_idx(u32::from(shown)))
+        let bytes = (self.width().div_ceil(8) * self.height()) as usize;
+        file.get(start + u32::from(shown) as usize * bytes..)
+            .and_then(|glyphs| glyphs.get(..bytes))
             .unwrap_or_default()
     }
 }

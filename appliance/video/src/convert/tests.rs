@@ -254,6 +254,8 @@ proptest! {
             // Scribble over a rectangle with even edges, in every plane.
             let rect = Rect { x: x & !1, y: y & !1, width: w & !1, height: h & !1 }
                 .intersection(Rect::whole(size.even()));
+            // An empty one may lie beyond the picture.
+            let rect = if rect.is_empty() { Rect::default() } else { rect };
             let mut seed = seed;
             for (index, (data, line)) in planes.iter_mut().enumerate() {
                 let shape = pixels::shape(format, index).expect("the plane exists");

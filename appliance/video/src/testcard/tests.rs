@@ -19,7 +19,7 @@ fn at(frame: u64) -> MonoTime {
 
 fn echo(reports: u32) -> EchoSnapshot {
     EchoSnapshot {
-        keys_held: vec!["KEY_A".to_owned(), "KEY_LEFTSHIFT".to_owned()],
+        keys_held: vec!["KEY_A", "KEY_LEFTSHIFT"],
         pointer: (65_535, 30_000),
         buttons: 1,
         text: "Hello, かな".to_owned(),
