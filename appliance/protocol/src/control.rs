@@ -26,6 +26,9 @@ pub const PAIR_PATH: &str = "/pair";
 /// Largest control message that either side reads, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
+/// Most numbers in one [`FromClient::Ages`].
+pub const MAX_AGES: usize = 256;
+
 /// RFC 8446 §7.5 exporter label of the SRTP master keys; the context is the session id's 16 bytes.
 pub const SRTP_EXPORTER_LABEL: &[u8] = b"EXPORTER-soft-kvm-srtp";
 
@@ -52,6 +55,12 @@ pub enum FromClient {
     },
     /// How the server's clock relates to the client's, as measured by the client.
     Clock(ClockOffset),
+    /// Capture to decoded, of the frames since the last such message, in microseconds; at most [`MAX_AGES`].
+    /// The server's metrics show them: it cannot measure this itself.
+    Ages {
+        /// One number for each decoded frame.
+        micros: Vec<u32>,
+    },
     /// Going away.
     Bye {},
 }

@@ -1,9 +1,11 @@
 //! `soft-kvm-server`.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
+use soft_kvm_core::Lang;
 use soft_kvm_server::cli::{Cli, Command};
 use soft_kvm_server::{control, devices, run, story_cmd};
 use soft_kvm_service::console;
@@ -16,25 +18,12 @@ fn main() -> ExitCode {
         None => run::run(&cli.run, lang),
         Some(Command::Story(args)) => return story_cmd::run(&args, lang),
         Some(Command::Devices { json }) => devices::run(json, lang),
-        Some(Command::Pair { state_dir }) => {
-            run::state_path(state_dir.as_deref()).and_then(|path| {
-                let code = control::local::ask_for_code(&path)?;
-                console::out(format!("{} {code}", lang.pick("Pairing code:", "ペアリングコード:")));
-                Ok(())
-            })
-        }
+        Some(Command::Pair { state_dir }) => pair(state_dir.as_deref(), lang),
         Some(Command::Completions { shell }) => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "soft-kvm-server", &mut script);
-            console::out(String::from_utf8_lossy(&script).trim_end());
+            console::completions::<Cli>(shell, "soft-kvm-server");
             Ok(())
         }
-        Some(Command::Man) => {
-            let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command()).render(&mut page).map_err(Into::into).map(|()| {
-                console::out(String::from_utf8_lossy(&page).trim_end());
-            })
-        }
+        Some(Command::Man) => console::manual::<Cli>().map_err(Into::into),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,4 +32,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn pair(state_dir: Option<&Path>, lang: Lang) -> anyhow::Result<()> {
+    let path = console::state_path(state_dir, "server")?;
+    let code = control::local::ask_for_code(&path)?;
+    console::out(format!(
+        "{} {code}",
+        lang.pick("Pairing code:", "ペアリングコード:")
+    ));
+    Ok(())
 }

@@ -5,6 +5,7 @@
 )]
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use soft_kvm_core::Lang;
 
@@ -19,6 +20,79 @@ pub fn out(line: impl std::fmt::Display) {
     // A reader that left (`| head`) has had what it wanted.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
+
+/// Asks a question; the answer follows on the same line.
+pub fn prompt(question: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = write!(out, "{question}").and_then(|()| out.flush());
+}
+
+/// Prints a program's completion script.
+pub fn completions<C: clap::CommandFactory>(shell: clap_complete::Shell, program: &str) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut C::command(), program, &mut script);
+    out(String::from_utf8_lossy(&script).trim_end());
+}
+
+/// Prints a program's manual page as roff.
+///
+/// # Errors
+/// Never in practice: it is written to memory.
+pub fn manual<C: clap::CommandFactory>() -> std::io::Result<()> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(C::command()).render(&mut page)?;
+    out(String::from_utf8_lossy(&page).trim_end());
+    Ok(())
+}
+
+/// Starts logging to standard error: what `SOFT_KVM_LOG` says, or `info`.
+pub fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+
+    let filter = EnvFilter::try_from_env("SOFT_KVM_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,mdns_sd=error"));
+    // A second call in one process, as in tests, keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .try_init();
+}
+
+/// The folder where a program keeps its state: as given, `$STATE_DIRECTORY` of systemd, or `soft-kvm/NAME` in the
+/// user's state folder (XDG base directory specification).
+///
+/// # Errors
+/// None of them is known.
+pub fn state_path(given: Option<&Path>, name: &str) -> Result<PathBuf, NoStatePath> {
+    let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty());
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    if let Some(path) = set("STATE_DIRECTORY") {
+        return Ok(path.into());
+    }
+    let base = match (set("XDG_STATE_HOME"), set("HOME")) {
+        (Some(base), _) => PathBuf::from(base),
+        (None, Some(home)) => PathBuf::from(home).join(".local/state"),
+        (None, None) => return Err(NoStatePath),
+    };
+    Ok(base.join("soft-kvm").join(name))
+}
+
+/// The date at a time since the Unix epoch, UTC, for people only.
+#[must_use]
+pub fn today(since_epoch: std::time::Duration) -> String {
+    i64::try_from(since_epoch.as_secs())
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .map_or_else(String::new, |now| now.date().to_string())
+}
+
+/// There is no place for a program's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no place for the key: HOME is not set; give --state-dir")]
+pub struct NoStatePath;
 
 /// Prints an error or a warning for people.
 pub fn err(line: impl std::fmt::Display) {

@@ -9,6 +9,7 @@
 //!
 //! [`InputSender`] and [`InputReceiver`] are the two ends of the datagrams, without clock and socket.
 
+pub mod carrier;
 pub mod codes;
 pub mod datagram;
 pub mod device;

@@ -1,0 +1,344 @@
+//! What the client measures.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use soft_kvm_core::MonoTime;
+use soft_kvm_core::time::ClockOffset;
+use soft_kvm_monitoring::{Percentiles, Summary};
+use soft_kvm_protocol::control::{MAX_AGES, VideoInfo};
+use soft_kvm_protocol::media::{DropReason, ReceivedAccessUnit, ReceiverStats};
+
+/// Figures of one run of the client, over all its connections.
+#[derive(Debug)]
+pub(crate) struct Stats {
+    convert: Percentiles,
+    encode: Percentiles,
+    queue: Percentiles,
+    network: Percentiles,
+    decode: Percentiles,
+    present: Percentiles,
+    capture_to_decoded: Percentiles,
+    capture_to_presented: Percentiles,
+    input_to_ack: Percentiles,
+    input_to_injected: Percentiles,
+    input_to_echo: Percentiles,
+    connect: Percentiles,
+    connecting: Option<MonoTime>,
+    /// Frames that decoded.
+    pub(crate) decoded: u64,
+    /// Frames that did not decode.
+    pub(crate) decoder_errors: u64,
+    /// Of the receivers of all connections so far.
+    total: ReceiverStats,
+    current: ReceiverStats,
+    /// How the server's clock relates to ours.
+    pub(crate) clock: Option<ClockOffset>,
+    /// What the picture is.
+    pub(crate) video: Option<VideoInfo>,
+    ages: Vec<u32>,
+}
+
+/// A frame's way through the client.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decoded {
+    /// Before decoding.
+    pub(crate) started: MonoTime,
+    /// After decoding.
+    pub(crate) done: MonoTime,
+}
+
+impl Stats {
+    pub(crate) fn new() -> Self {
+        Self {
+            convert: Percentiles::new(),
+            encode: Percentiles::new(),
+            queue: Percentiles::new(),
+            network: Percentiles::new(),
+            decode: Percentiles::new(),
+            present: Percentiles::new(),
+            capture_to_decoded: Percentiles::new(),
+            capture_to_presented: Percentiles::new(),
+            input_to_ack: Percentiles::new(),
+            input_to_injected: Percentiles::new(),
+            input_to_echo: Percentiles::new(),
+            connect: Percentiles::new(),
+            connecting: None,
+            decoded: 0,
+            decoder_errors: 0,
+            total: ReceiverStats::default(),
+            current: ReceiverStats::default(),
+            clock: None,
+            video: None,
+            ages: Vec::with_capacity(MAX_AGES),
+        }
+    }
+
+    /// A frame was decoded. Latencies count from when the clocks are aligned.
+    pub(crate) fn frame(&mut self, unit: &ReceivedAccessUnit<'_>, decoded: Decoded) {
+        self.decoded += 1;
+        if let Some(started) = self.connecting.take() {
+            self.connect.record(decoded.done.since(started));
+        }
+        self.convert.record(unit.stages.convert);
+        self.encode.record(unit.stages.encode);
+        self.queue.record(unit.stages.queue);
+        self.decode.record(decoded.done.since(decoded.started));
+        let Some(captured) = self.to_local(unit.captured) else {
+            return;
+        };
+        let sent = captured + unit.stages.convert + unit.stages.encode + unit.stages.queue;
+        self.network.record(unit.last_arrival.since(sent));
+        let age = decoded.done.since(captured);
+        self.capture_to_decoded.record(age);
+        if self.ages.len() < MAX_AGES {
+            self.ages
+                .push(u32::try_from(age.as_micros()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// A frame was handed to the window system.
+    pub(crate) fn presented(&mut self, captured: MonoTime, decoded: MonoTime, at: MonoTime) {
+        self.present.record(at.since(decoded));
+        self.capture_to_presented.record(at.since(captured));
+    }
+
+    /// A report came back acknowledged: its kernel stamp, when the server had applied it, and now.
+    pub(crate) fn acknowledged(&mut self, stamp: MonoTime, applied: MonoTime, now: MonoTime) {
+        self.input_to_ack.record(now.since(stamp));
+        if let Some(applied) = self.to_local(applied) {
+            self.input_to_injected.record(applied.since(stamp));
+        }
+    }
+
+    /// The test card showed a report.
+    pub(crate) fn echoed(&mut self, time: Duration) {
+        self.input_to_echo.record(time);
+    }
+
+    /// A connection is being made since `started`; its first decoded picture ends the time.
+    pub(crate) const fn connecting(&mut self, started: MonoTime) {
+        self.connecting = Some(started);
+    }
+
+    /// Time on the server's clock, on ours; `None` before the first clock probe came back.
+    pub(crate) fn to_local(&self, theirs: MonoTime) -> Option<MonoTime> {
+        self.clock.map(|clock| clock.to_local(theirs))
+    }
+
+    /// The connection's counters so far.
+    pub(crate) const fn set_received(&mut self, stats: ReceiverStats) {
+        self.current = stats;
+    }
+
+    /// The connection is over.
+    pub(crate) fn end_connection(&mut self) {
+        add(&mut self.total, &self.current);
+        self.current = ReceiverStats::default();
+        self.clock = None;
+    }
+
+    /// Ages of the frames since the last call, for the server.
+    pub(crate) fn take_ages(&mut self) -> Vec<u32> {
+        std::mem::replace(&mut self.ages, Vec::with_capacity(MAX_AGES))
+    }
+
+    /// Received over all connections.
+    pub(crate) fn received(&self) -> ReceiverStats {
+        let mut sum = self.total;
+        add(&mut sum, &self.current);
+        sum
+    }
+
+    /// The overlay's lines.
+    pub(crate) fn overlay(&self, bitrate_kbps: u64) -> Vec<String> {
+        let line = |name: &str, percentiles: &Percentiles| {
+            let summary = percentiles.summary();
+            format!(
+                "{name:<20} p50 {:>7.2}  p95 {:>7.2}  p99 {:>7.2} ms",
+                summary.p50, summary.p95, summary.p99
+            )
+        };
+        let mut lines = Vec::new();
+        if let Some(video) = &self.video {
+            lines.push(format!("{} {} {}", video.source, video.size, video.rate));
+            lines.push(format!("encoder {}: {}", video.encoder, video.why));
+        }
+        let received = self.received();
+        lines.push(format!(
+            "{bitrate_kbps} kbit/s, lost {}, repaired {}, frames dropped {}",
+            received.lost,
+            received.recovered,
+            received.frames_dropped.iter().sum::<u64>()
+        ));
+        lines.extend([
+            line("convert", &self.convert),
+            line("encode", &self.encode),
+            line("seal and queue", &self.queue),
+            line("network", &self.network),
+            line("decode", &self.decode),
+            line("present", &self.present),
+            line("capture to decoded", &self.capture_to_decoded),
+            line("capture to presented", &self.capture_to_presented),
+            line("input to injected", &self.input_to_injected),
+        ]);
+        if let Some(clock) = self.clock {
+            lines.push(format!(
+                "clocks aligned within {:.2} ms",
+                millis(clock.error_ns)
+            ));
+        }
+        lines
+    }
+
+    /// What `--stats-json` holds.
+    pub(crate) fn report(&self, process: ProcessReport) -> Report {
+        let received = self.received();
+        let drops = |reason| received.dropped(reason);
+        Report {
+            frames: Frames {
+                received: received.frames,
+                decoded: self.decoded,
+            },
+            dropped: Dropped {
+                incomplete: drops(DropReason::Incomplete),
+                no_key_frame: drops(DropReason::NoKeyFrame),
+                malformed: drops(DropReason::Malformed),
+                decoder: self.decoder_errors,
+            },
+            packets: Packets {
+                received: received.packets,
+                lost: received.lost,
+                recovered: received.recovered,
+                rejected: received.rejected,
+                nacks: received.nacks,
+                key_frames_asked: received.key_frames_asked,
+                bytes: received.bytes,
+            },
+            video: Video {
+                convert_ms: self.convert.summary(),
+                encode_ms: self.encode.summary(),
+                queue_ms: self.queue.summary(),
+                network_ms: self.network.summary(),
+                decode_ms: self.decode.summary(),
+                present_ms: self.present.summary(),
+                capture_to_decoded_ms: self.capture_to_decoded.summary(),
+                capture_to_presented_ms: self.capture_to_presented.summary(),
+            },
+            input: Input {
+                to_ack_ms: self.input_to_ack.summary(),
+                to_injected_ms: self.input_to_injected.summary(),
+                to_echo_ms: self.input_to_echo.summary(),
+            },
+            connect_ms: self.connect.summary(),
+            clock_error_ms: self.clock.map(|clock| millis(clock.error_ns)),
+            source: self.video.as_ref().map(|video| video.source.clone()),
+            encoder: self.video.as_ref().map(|video| video.encoder.clone()),
+            size: self.video.as_ref().map(|video| video.size.to_string()),
+            process,
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "clock errors are far below 2^52 ns"
+)]
+fn millis(nanos: u64) -> f64 {
+    nanos as f64 / 1e6
+}
+
+fn add(total: &mut ReceiverStats, one: &ReceiverStats) {
+    total.packets += one.packets;
+    total.bytes += one.bytes;
+    total.lost += one.lost;
+    total.recovered += one.recovered;
+    total.duplicate += one.duplicate;
+    total.late += one.late;
+    total.rejected += one.rejected;
+    total.frames += one.frames;
+    for (sum, dropped) in total.frames_dropped.iter_mut().zip(one.frames_dropped) {
+        *sum += dropped;
+    }
+    total.nacks += one.nacks;
+    total.key_frames_asked += one.key_frames_asked;
+}
+
+/// The client's figures as JSON.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    frames: Frames,
+    dropped: Dropped,
+    packets: Packets,
+    video: Video,
+    input: Input,
+    connect_ms: Summary,
+    clock_error_ms: Option<f64>,
+    source: Option<String>,
+    encoder: Option<String>,
+    size: Option<String>,
+    process: ProcessReport,
+}
+
+#[derive(Debug, Serialize)]
+struct Frames {
+    received: u64,
+    decoded: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Dropped {
+    incomplete: u64,
+    no_key_frame: u64,
+    malformed: u64,
+    decoder: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Packets {
+    received: u64,
+    lost: u64,
+    recovered: u64,
+    rejected: u64,
+    nacks: u64,
+    key_frames_asked: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit is part of the JSON's names"
+)]
+struct Video {
+    convert_ms: Summary,
+    encode_ms: Summary,
+    queue_ms: Summary,
+    network_ms: Summary,
+    decode_ms: Summary,
+    present_ms: Summary,
+    capture_to_decoded_ms: Summary,
+    capture_to_presented_ms: Summary,
+}
+
+#[derive(Debug, Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit is part of the JSON's names"
+)]
+struct Input {
+    to_ack_ms: Summary,
+    to_injected_ms: Summary,
+    to_echo_ms: Summary,
+}
+
+/// What the process used.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct ProcessReport {
+    /// CPU time over wall time, in percent of one core.
+    pub(crate) cpu_percent: f64,
+    /// Highest resident memory, in MB of 10^6 bytes.
+    pub(crate) rss_peak_mb: f64,
+    /// Wall time.
+    pub(crate) seconds: f64,
+}

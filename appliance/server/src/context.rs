@@ -1,0 +1,136 @@
+//! What the server's parts share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use soft_kvm_core::Lang;
+use soft_kvm_core::story::Story;
+use soft_kvm_monitoring::Metrics;
+use soft_kvm_platform::os::clock;
+use soft_kvm_protocol::pairing::PeerName;
+use soft_kvm_security::pairing::{PairingError, PairingWindow};
+use soft_kvm_security::{Identity, PeerStore};
+use soft_kvm_service::console;
+
+use crate::session::{Sessions, SinkChoice};
+
+/// How long a pairing window stays open.
+const PAIRING_TIME: Duration = Duration::from_secs(120);
+/// At the first start nobody is paired: whoever sets the server up has this long.
+const FIRST_PAIRING_TIME: Duration = Duration::from_secs(3600);
+
+/// The running server, as its tasks and threads see it.
+#[derive(Debug)]
+pub struct Context {
+    /// The server's key.
+    pub identity: Identity,
+    /// The paired clients.
+    pub peers: PeerStore,
+    /// The server's name for people.
+    pub name: PeerName,
+    /// The connected clients.
+    pub sessions: Arc<Sessions>,
+    /// What Prometheus reads.
+    pub metrics: Arc<Metrics>,
+    /// Port of the media socket.
+    pub udp_port: u16,
+    /// Where clients reach the server.
+    pub control_port: u16,
+    /// Wall clock (NTP) minus monotonic clock at the start, in nanoseconds; kept, so that it never steps.
+    pub ntp_minus_mono_ns: u64,
+    /// The console's language.
+    pub lang: Lang,
+    /// The running story, and what follows from it.
+    pub running: Mutex<Running>,
+    /// Readiness to pair.
+    pub pairing: Mutex<Option<PairingWindow>>,
+    /// Random numbers of the system.
+    pub random: ring::rand::SystemRandom,
+}
+
+/// What a reload replaces.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// The story.
+    pub story: Arc<Story>,
+    /// Where input goes.
+    pub sinks: SinkChoice,
+}
+
+impl Context {
+    /// The running story.
+    #[must_use]
+    pub fn story(&self) -> Arc<Story> {
+        Arc::clone(&lock(&self.running).story)
+    }
+
+    /// Where new sessions' input goes.
+    #[must_use]
+    pub fn sinks(&self) -> SinkChoice {
+        lock(&self.running).sinks.clone()
+    }
+
+    /// Fills `bytes` from the system's random number generator.
+    ///
+    /// # Errors
+    /// The system gives none.
+    pub fn random(&self, bytes: &mut [u8]) -> anyhow::Result<()> {
+        ring::rand::SecureRandom::fill(&self.random, bytes)
+            .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))
+    }
+
+    /// Opens a pairing window, or prolongs the open one, and gives its code.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn open_pairing(&self) -> Result<String, PairingError> {
+        let first = self.peers.list().is_ok_and(|peers| peers.is_empty());
+        let time = if first {
+            FIRST_PAIRING_TIME
+        } else {
+            PAIRING_TIME
+        };
+        let now = clock::now();
+        let window = PairingWindow::open(now, time)?;
+        let code = window.code(now).map(|code| code.reveal().to_owned());
+        *lock(&self.pairing) = Some(window);
+        code.ok_or(PairingError::Closed)
+    }
+
+    /// Runs one step of a pairing in the open window.
+    ///
+    /// # Errors
+    /// No window is open, or what the step says.
+    pub fn with_pairing<T>(
+        &self,
+        step: impl FnOnce(&mut PairingWindow) -> Result<T, PairingError>,
+    ) -> Result<T, PairingError> {
+        step(lock(&self.pairing).as_mut().ok_or(PairingError::Closed)?)
+    }
+
+    /// Tells the console after a try: the code has been renewed, or the window is closed.
+    pub fn pairing_changed(&self) {
+        let now = clock::now();
+        let state = lock(&self.pairing).as_ref().map(|window| {
+            (
+                window.code(now).map(|code| code.reveal().to_owned()),
+                window.tries_left(),
+            )
+        });
+        match state {
+            Some((Some(_), left)) if left < soft_kvm_security::pairing::MAX_WRONG_TRIES => {
+                tracing::warn!(left, "wrong pairing code");
+            }
+            Some((None, 0)) => console::out(self.lang.pick(
+                "Pairing is closed after too many wrong codes. Run: soft-kvm-server pair",
+                "コードの誤りが続いたため、ペアリングを閉じました。soft-kvm-server pair で再開できます。",
+            )),
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section leaves its data consistent: a panic elsewhere is reported where it happened.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

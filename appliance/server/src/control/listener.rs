@@ -1,0 +1,171 @@
+//! Accepts connections, and sends each request where its key may go.
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_executor::Executor;
+use async_io::{Async, Timer};
+use futures_lite::FutureExt;
+use futures_rustls::TlsAcceptor;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use smol_hyper::rt::FuturesIo;
+use soft_kvm_protocol::control::{CONTROL_PATH, PAIR_PATH};
+use soft_kvm_security::Fingerprint;
+
+use super::websocket;
+use super::{pair, session};
+use crate::context::Context;
+
+/// Time from accepting a connection to its first complete request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that have not finished their handshake or request yet; more are closed at once.
+const MAX_HANDSHAKES: usize = 64;
+
+/// Accepts connections for ever. Errors of one connection end that connection only.
+pub async fn serve(
+    executor: Arc<Executor<'static>>,
+    listener: Async<TcpListener>,
+    acceptor: TlsAcceptor,
+    context: Arc<Context>,
+) -> Infallible {
+    let handshakes = Arc::new(AtomicUsize::new(0));
+    loop {
+        let (stream, remote) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // No descriptor or no memory left: wait until sessions give some back.
+                tracing::warn!(%error, "cannot accept a connection");
+                Timer::after(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if handshakes.fetch_add(1, Ordering::Relaxed) >= MAX_HANDSHAKES {
+            handshakes.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%remote, "too many handshakes at once: connection closed");
+            continue;
+        }
+        let (acceptor, context, handshakes) = (
+            acceptor.clone(),
+            Arc::clone(&context),
+            Arc::clone(&handshakes),
+        );
+        let tasks = Arc::clone(&executor);
+        executor
+            .spawn(async move {
+                let outcome = connection(tasks, stream, remote, acceptor, context)
+                    .or(async {
+                        Timer::after(HANDSHAKE_TIMEOUT).await;
+                        Err(anyhow::anyhow!(
+                            "no request within {} s",
+                            HANDSHAKE_TIMEOUT.as_secs()
+                        ))
+                    })
+                    .await;
+                handshakes.fetch_sub(1, Ordering::Relaxed);
+                if let Err(error) = outcome {
+                    tracing::debug!(%remote, "connection closed: {error:#}");
+                }
+            })
+            .detach();
+    }
+}
+
+/// One connection up to its upgrade or its last plain answer.
+async fn connection(
+    tasks: Arc<Executor<'static>>,
+    stream: Async<TcpStream>,
+    remote: SocketAddr,
+    acceptor: TlsAcceptor,
+    context: Arc<Context>,
+) -> anyhow::Result<()> {
+    // Control messages and clock probes are small and must not wait for each other (Nagle).
+    stream.get_ref().set_nodelay(true)?;
+    let tls = acceptor.accept(stream).await?;
+    let key = soft_kvm_security::tls::peer_fingerprint(tls.get_ref().1)
+        .ok_or_else(|| anyhow::anyhow!("the client showed no key"))?;
+    let service = service_fn(move |request| {
+        let response = route(&tasks, request, remote, key, &context);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .max_buf_size(16 * 1024)
+        .serve_connection(FuturesIo::new(tls), service)
+        .with_upgrades()
+        .await?;
+    Ok(())
+}
+
+fn route(
+    tasks: &Arc<Executor<'static>>,
+    mut request: Request<Incoming>,
+    remote: SocketAddr,
+    key: Fingerprint,
+    context: &Arc<Context>,
+) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
+    }
+    let path = request.uri().path();
+    let pairing = path == PAIR_PATH;
+    if !pairing {
+        match context.peers.find(&key) {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                tracing::warn!(%remote, key = key.short(), "refused: this key is not paired");
+                return plain(
+                    StatusCode::FORBIDDEN,
+                    "not paired: run soft-kvm-client pair",
+                );
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot read the paired clients");
+                return plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the server cannot read its paired clients",
+                );
+            }
+        }
+        if path != CONTROL_PATH {
+            return plain(StatusCode::NOT_FOUND, "no such path");
+        }
+    }
+    match websocket::accept(&request) {
+        Ok(response) => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let context = Arc::clone(context);
+            tasks
+                .spawn(async move {
+                    let outcome = match websocket::upgraded(upgrade).await {
+                        Ok(socket) if pairing => pair::run(socket, remote, key, &context).await,
+                        Ok(socket) => session::run(socket, remote, key, &context).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = outcome {
+                        tracing::info!(%remote, key = key.short(), "{error:#}");
+                    }
+                })
+                .detach();
+            response
+        }
+        Err(why) => plain(StatusCode::BAD_REQUEST, why),
+    }
+}
+
+/// A short text answer.
+pub(super) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}

@@ -1,0 +1,8 @@
+//! The control plane: one TCP port, TLS 1.3, HTTP/1.1 with WebSocket upgrades, on the `control` thread.
+
+pub mod listener;
+pub mod local;
+pub mod metrics_http;
+mod pair;
+mod session;
+mod websocket;

@@ -1,0 +1,256 @@
+//! The control channel of one paired client.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use async_io::Timer;
+use async_tungstenite::tungstenite::Message;
+use async_tungstenite::{WebSocketReceiver, WebSocketSender};
+use futures_lite::{FutureExt, StreamExt};
+use soft_kvm_platform::os::clock;
+use soft_kvm_protocol::control::{FromClient, FromServer, PROTOCOL_VERSION, Ssrcs, Welcome};
+use soft_kvm_protocol::media::SrtpKeys;
+use soft_kvm_protocol::pairing::{HexBytes, PeerName};
+use soft_kvm_security::{Fingerprint, tls};
+
+use super::websocket::{Socket, Tls};
+use crate::context::Context;
+use crate::session::{Outgoing, Session, SessionConfig, sender_config};
+
+/// Time for the first message.
+const HELLO: Duration = Duration::from_secs(5);
+/// A client that says nothing for so long is gone; it sends a clock probe each second.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Runs the channel until either side leaves.
+pub(super) async fn run(
+    mut socket: Socket,
+    remote: SocketAddr,
+    key: Fingerprint,
+    context: &Arc<Context>,
+) -> anyhow::Result<()> {
+    let limit = async {
+        Timer::after(HELLO).await;
+        bail!("no hello within {} s", HELLO.as_secs())
+    };
+    let name = match greet(&mut socket).or(limit).await {
+        Ok(name) => name,
+        Err(error) => {
+            let _ = socket.close(None).await;
+            return Err(error);
+        }
+    };
+    let mut random = [0; 38];
+    context.random(&mut random)?;
+    let [id, rest] = [&random[..16], &random[16..]];
+    let id: [u8; 16] = id.try_into()?;
+    let word = |at: usize| {
+        rest.get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u32::from_be_bytes)
+    };
+    // The low bits tell the four apart: GCM must never see one key with one SSRC twice.
+    let ssrc = Ssrcs {
+        video: word(0) & !3,
+        feedback: word(4) & !3 | 1,
+        receiver: word(8) & !3 | 2,
+        input: word(12) & !3 | 3,
+    };
+    let keys = tls::export_srtp_keys(socket.get_ref().get_ref().1, &id)?;
+    let keys = SrtpKeys::from_exporter(&keys);
+    let story = context.story();
+    let sequence: [u8; 6] = rest.get(16..22).unwrap_or_default().try_into()?;
+    let config = SessionConfig {
+        peer: key,
+        name: name.to_string(),
+        ssrc,
+        sender: sender_config(
+            story.rtp(),
+            story.capture().fps,
+            sequence,
+            context.ntp_minus_mono_ns,
+        ),
+    };
+    let (session, outgoing) = Session::new(config, &keys, context.sinks().open(), &context.metrics);
+    let session = Arc::new(session);
+    let max = usize::try_from(story.control().max_clients).unwrap_or(usize::MAX);
+    if !context.sessions.add(&session, max) {
+        refuse(
+            &mut socket,
+            "busy",
+            &format!("{max} clients are connected already"),
+        )
+        .await?;
+        bail!("refused: {max} clients are connected already");
+    }
+    // From here on the session is removed on every way out, also when this task is dropped.
+    let _member = Member {
+        context,
+        session: &session,
+    };
+    let welcome = Welcome {
+        version: PROTOCOL_VERSION,
+        name: context.name.to_string(),
+        session: HexBytes(id).to_string(),
+        story: story.root().to_string(),
+        udp_port: context.udp_port,
+        ssrc,
+        ntp_minus_mono_ns: context.ntp_minus_mono_ns,
+        sink: context.sinks().kind().to_owned(),
+    };
+    send(&mut socket, &FromServer::Welcome(welcome)).await?;
+    tracing::info!(%remote, client = session.name, key = key.short(), "connected");
+    let (mut sender, mut receiver) = socket.split();
+    let outcome = converse(&mut sender, &mut receiver, &outgoing, &session, context).await;
+    let _ = sender.close(None).await;
+    match &outcome {
+        Ok(()) => tracing::info!(%remote, client = session.name, "disconnected"),
+        Err(error) => tracing::info!(%remote, client = session.name, "disconnected: {error:#}"),
+    }
+    Ok(())
+}
+
+struct Member<'a> {
+    context: &'a Context,
+    session: &'a Arc<Session>,
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        self.context.sessions.remove(self.session);
+    }
+}
+
+enum Step {
+    Incoming(Option<Result<Message, async_tungstenite::tungstenite::Error>>),
+    Outgoing(Result<Outgoing, async_channel::RecvError>),
+    Tick,
+}
+
+async fn converse(
+    sender: &mut WebSocketSender<Tls>,
+    receiver: &mut WebSocketReceiver<Tls>,
+    outgoing: &async_channel::Receiver<Outgoing>,
+    session: &Arc<Session>,
+    context: &Arc<Context>,
+) -> anyhow::Result<()> {
+    let mut heard = Instant::now();
+    loop {
+        let incoming = async { Step::Incoming(receiver.next().await) };
+        let queued = async { Step::Outgoing(outgoing.recv().await) };
+        let tick = async {
+            Timer::after(SILENCE).await;
+            Step::Tick
+        };
+        match incoming.or(queued).or(tick).await {
+            Step::Incoming(None) => return Ok(()),
+            Step::Incoming(Some(message)) => {
+                heard = Instant::now();
+                match message? {
+                    Message::Text(text) => {
+                        let arrived = clock::now();
+                        let message: FromClient = match serde_json::from_str(&text) {
+                            Ok(message) => message,
+                            Err(error) => {
+                                session.tell(Outgoing::Message(FromServer::Error {
+                                    code: "message".to_owned(),
+                                    message: format!("not understood: {error}"),
+                                }));
+                                continue;
+                            }
+                        };
+                        match message {
+                            FromClient::Ping { t0 } => {
+                                // Answered here and not through the queue: the stamps have to be close.
+                                let pong = FromServer::Pong {
+                                    t0,
+                                    t1: arrived,
+                                    t2: clock::now(),
+                                };
+                                sender
+                                    .send(Message::text(serde_json::to_string(&pong)?))
+                                    .await?;
+                            }
+                            FromClient::Watch {} => context.sessions.watch(session, true),
+                            FromClient::Unwatch {} => context.sessions.watch(session, false),
+                            FromClient::Clock(clock) => session.set_clock(clock),
+                            FromClient::Ages { micros } => session.record_ages(&micros),
+                            FromClient::Bye {} => return Ok(()),
+                            _ => bail!("a message out of turn"),
+                        }
+                    }
+                    Message::Binary(bytes) => {
+                        if let Err(error) = session.handle_input_message(&bytes) {
+                            session.tell(Outgoing::Message(FromServer::Error {
+                                code: "input".to_owned(),
+                                message: error.to_string(),
+                            }));
+                        }
+                    }
+                    Message::Close(_) => return Ok(()),
+                    _ => {}
+                }
+            }
+            Step::Outgoing(Ok(Outgoing::Message(message))) => {
+                sender
+                    .send(Message::text(serde_json::to_string(&message)?))
+                    .await?;
+            }
+            Step::Outgoing(Ok(Outgoing::Record(record))) => {
+                sender.send(Message::binary(record)).await?;
+            }
+            Step::Outgoing(Err(_)) => {
+                let bye = serde_json::to_string(&FromServer::Bye {})?;
+                let _ = sender.send(Message::text(bye)).await;
+                return Ok(());
+            }
+            Step::Tick if heard.elapsed() >= SILENCE => {
+                bail!("nothing heard for {} s", SILENCE.as_secs())
+            }
+            Step::Tick => {}
+        }
+    }
+}
+
+async fn greet(socket: &mut Socket) -> anyhow::Result<PeerName> {
+    let Some(message) = socket.next().await else {
+        bail!("the client left before its hello");
+    };
+    let Message::Text(text) = message? else {
+        bail!("the first message is no hello");
+    };
+    match serde_json::from_str(&text) {
+        Ok(FromClient::Hello { version, name }) if version == PROTOCOL_VERSION => {
+            Ok(PeerName::new(&name)?)
+        }
+        Ok(FromClient::Hello { version, .. }) => {
+            let what = format!(
+                "this server speaks protocol {PROTOCOL_VERSION}, the client {version}: update the older one"
+            );
+            refuse(socket, "version", &what).await?;
+            bail!("{what}");
+        }
+        Ok(_) => bail!("the first message is no hello"),
+        Err(error) => bail!("the first message is not understood: {error}"),
+    }
+}
+
+async fn refuse(socket: &mut Socket, code: &str, message: &str) -> anyhow::Result<()> {
+    send(
+        socket,
+        &FromServer::Error {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        },
+    )
+    .await
+}
+
+async fn send(socket: &mut Socket, message: &FromServer) -> anyhow::Result<()> {
+    socket
+        .send(Message::text(serde_json::to_string(message)?))
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! From an HTTP request to a WebSocket on the same TLS connection (RFC 6455 §4.2).
+
+use async_io::Async;
+use async_tungstenite::WebSocketStream;
+use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use futures_rustls::server::TlsStream;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::{Request, Response, StatusCode};
+use smol_hyper::rt::FuturesIo;
+
+use soft_kvm_protocol::control::{MAX_MESSAGE, SUBPROTOCOL};
+
+/// A server-side TLS connection.
+pub(crate) type Tls = TlsStream<Async<std::net::TcpStream>>;
+
+/// A WebSocket on a server-side TLS connection.
+pub(crate) type Socket = WebSocketStream<Tls>;
+
+/// The answer that accepts the upgrade, or why the request is none.
+pub(crate) fn accept(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
+    let headers = request.headers();
+    if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+        return Err("this path is a WebSocket");
+    }
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        return Err("Sec-WebSocket-Version has to be 13");
+    }
+    if !has_token(headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+        return Err("Sec-WebSocket-Protocol has to be soft-kvm.v1");
+    }
+    let key = headers
+        .get(SEC_WEBSOCKET_KEY)
+        .ok_or("Sec-WebSocket-Key is missing")?;
+    let accepted = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| "Sec-WebSocket-Key is malformed")?;
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accepted);
+    headers.insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(SUBPROTOCOL),
+    );
+    Ok(response)
+}
+
+/// Waits until the answer is out, and takes the connection over.
+pub(crate) async fn upgraded(upgrade: hyper::upgrade::OnUpgrade) -> anyhow::Result<Socket> {
+    let upgraded = upgrade.await?;
+    let parts = upgraded
+        .downcast::<FuturesIo<Tls>>()
+        .map_err(|_| anyhow::anyhow!("the upgraded connection is not the one that was accepted"))?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+        .write_buffer_size(0)
+        .max_write_buffer_size(4 * MAX_MESSAGE);
+    Ok(WebSocketStream::from_partially_read(
+        parts.io.into_inner(),
+        parts.read_buf.to_vec(),
+        Role::Server,
+        Some(config),
+    )
+    .await)
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(token))
+}

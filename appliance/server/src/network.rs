@@ -1,0 +1,266 @@
+//! The story's control, discovery and metrics nodes, and what a reload does to every node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use anyhow::Context as _;
+use async_executor::{Executor, Task};
+use async_io::Async;
+use futures_rustls::TlsAcceptor;
+use soft_kvm_core::story::{Kind, Story, diff};
+use soft_kvm_discovery::{Announcement, Txt};
+use soft_kvm_protocol::control::PROTOCOL_VERSION;
+use soft_kvm_security::tls;
+
+use crate::context::{Context, lock};
+use crate::control::{listener, local, metrics_http};
+use crate::pipeline::Shared;
+use crate::session::SinkChoice;
+
+/// The `control` thread with the executor that runs on it.
+#[derive(Debug)]
+pub(crate) struct Control {
+    executor: Arc<Executor<'static>>,
+    acceptor: Acceptor,
+    stop: async_channel::Sender<()>,
+    thread: JoinHandle<()>,
+    first: std::sync::Mutex<Option<Task<()>>>,
+}
+
+#[derive(Clone)]
+struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
+
+impl Control {
+    /// Listens on `address`, or on all addresses of both families.
+    pub(crate) fn bind(address: Option<IpAddr>, port: u16) -> anyhow::Result<TcpListener> {
+        let bound = match address {
+            Some(address) => TcpListener::bind((address, port)),
+            // Without IPv6 in the kernel the unspecified IPv6 address cannot be bound.
+            None => TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|error| {
+                if error.kind() == std::io::ErrorKind::AddrInUse {
+                    Err(error)
+                } else {
+                    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+                }
+            }),
+        };
+        bound.with_context(|| {
+            format!(
+                "TCP port {port} cannot be used: stop the program that has it (another soft-kvm-server?), \
+                 or give --port"
+            )
+        })
+    }
+
+    /// Starts the thread with the TLS listener and the local control socket on it.
+    pub(crate) fn start(
+        context: &Arc<Context>,
+        listener: TcpListener,
+        local: Async<std::os::unix::net::UnixListener>,
+    ) -> anyhow::Result<Self> {
+        let executor = Arc::new(Executor::new());
+        let acceptor = Acceptor(TlsAcceptor::from(tls::server_config(&context.identity)?));
+        let (stop, stopped) = async_channel::bounded::<()>(1);
+        let runner = Arc::clone(&executor);
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                // Ends when the sender is dropped or used.
+                let _ = async_io::block_on(runner.run(stopped.recv()));
+            })?;
+        executor
+            .spawn(local::serve(
+                Arc::clone(&executor),
+                local,
+                Arc::clone(context),
+            ))
+            .detach();
+        let control = Self {
+            executor,
+            acceptor,
+            stop,
+            thread,
+            first: std::sync::Mutex::new(None),
+        };
+        let task = control.listen(context, listener)?;
+        *lock(&control.first) = Some(task);
+        Ok(control)
+    }
+
+    fn listen(&self, context: &Arc<Context>, listener: TcpListener) -> anyhow::Result<Task<()>> {
+        let serve = listener::serve(
+            Arc::clone(&self.executor),
+            Async::new(listener)?,
+            self.acceptor.0.clone(),
+            Arc::clone(context),
+        );
+        Ok(self.executor.spawn(async move {
+            serve.await;
+        }))
+    }
+
+    /// Ends the thread. Sessions have been told before; their last messages get a moment to leave.
+    pub(crate) fn stop(self) {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let _ = self.stop.try_send(());
+        if self.thread.join().is_err() {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+/// The nodes that a reload may replace.
+#[derive(Debug)]
+pub(crate) struct Network {
+    announcement: Option<Announcement>,
+    metrics: Option<(Task<()>, SocketAddr)>,
+}
+
+impl Network {
+    /// Starts discovery and metrics as the story says.
+    pub(crate) fn start(
+        context: &Arc<Context>,
+        control: &Control,
+        story: &Story,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            metrics: start_metrics(context, control, story)?,
+            announcement: announce(context, story),
+        })
+    }
+
+    /// The port that Prometheus reads, if any.
+    pub(crate) fn metrics_port(&self) -> Option<u16> {
+        self.metrics.as_ref().map(|(_, address)| address.port())
+    }
+
+    /// Restarts what differs between the running story and `story`, and nothing else.
+    pub(crate) fn reload(
+        &mut self,
+        context: &Arc<Context>,
+        control: &Control,
+        pipeline: &Shared,
+        story: Story,
+        listen: Option<IpAddr>,
+    ) -> anyhow::Result<()> {
+        let old = context.story();
+        let changes = diff(&old, &story);
+        if changes.is_empty() {
+            tracing::info!("reload: nothing changed");
+            return Ok(());
+        }
+        let story = Arc::new(story);
+        let mut ends_sessions = false;
+        for change in &changes {
+            tracing::info!(node = change.name, kind = %change.kind, "reload: restarting");
+            match change.kind {
+                Kind::Source => pipeline.set_capture(story.capture().clone()),
+                Kind::Encoder => pipeline.set_encode(*story.video()),
+                // Sessions that run keep what they agreed on.
+                Kind::Transport => {}
+                Kind::Sink => {
+                    let mut running = lock(&context.running);
+                    let (echo, shown) = (
+                        Arc::clone(&running.sinks.echo),
+                        Arc::clone(&running.sinks.echo_shown),
+                    );
+                    running.sinks = SinkChoice::new(story.input(), echo, shown)?;
+                    // Devices live in a session's sink: clients come back by themselves and announce them again.
+                    ends_sessions = true;
+                }
+                Kind::Control => {
+                    if story.control().port != old.control().port {
+                        let listener = Control::bind(listen, story.control().port)?;
+                        *lock(&control.first) = Some(control.listen(context, listener)?);
+                    }
+                    if story.control().name != old.control().name {
+                        tracing::warn!("the new name is used from the next start on");
+                    }
+                }
+                // The one that runs says goodbye before the new one speaks.
+                Kind::Discovery => self.announcement = None,
+                Kind::Metrics => {
+                    self.metrics = None;
+                    self.metrics = start_metrics(context, control, &story)?;
+                }
+            }
+        }
+        lock(&context.running).story = Arc::clone(&story);
+        let root = story.root().to_string();
+        context.metrics.set_story(&root);
+        match &self.announcement {
+            Some(announcement) => announcement.update(&txt(context, &story))?,
+            None => self.announcement = announce(context, &story),
+        }
+        if ends_sessions {
+            for session in context.sessions.all() {
+                session.end();
+            }
+        }
+        tracing::info!(root, nodes = changes.len(), "reload: done");
+        Ok(())
+    }
+}
+
+fn txt(context: &Context, story: &Story) -> Txt {
+    Txt {
+        version: PROTOCOL_VERSION,
+        fingerprint: context.identity.fingerprint().short(),
+        story: story.root().short(),
+        features: vec!["h264".to_owned(), context.sinks().kind().to_owned()],
+    }
+}
+
+fn announce(context: &Context, story: &Story) -> Option<Announcement> {
+    if !story.discovery().is_some_and(|params| params.enabled) {
+        return None;
+    }
+    let name = context.name.to_string();
+    match Announcement::start(&name, context.control_port, &txt(context, story)) {
+        Ok(announcement) => Some(announcement),
+        Err(error) => {
+            tracing::warn!("not announced by mDNS: {error}; clients can still connect by address");
+            None
+        }
+    }
+}
+
+fn start_metrics(
+    context: &Arc<Context>,
+    control: &Control,
+    story: &Story,
+) -> anyhow::Result<Option<(Task<()>, SocketAddr)>> {
+    let Some(params) = story.metrics().filter(|params| params.enabled) else {
+        return Ok(None);
+    };
+    let listener = match TcpListener::bind((params.address, params.port)) {
+        Ok(listener) => listener,
+        // Metrics are not the main job: say it and go on.
+        Err(error) => {
+            tracing::warn!(
+                "{}:{}: {error}: no metrics; stop the program that has the port (Prometheus itself listens on \
+                 9090 too), or give --metrics-port",
+                params.address,
+                params.port
+            );
+            return Ok(None);
+        }
+    };
+    let address = listener.local_addr()?;
+    let serve = metrics_http::serve(
+        Arc::clone(&control.executor),
+        Async::new(listener)?,
+        Arc::clone(&context.metrics),
+    );
+    let task = control.executor.spawn(async move {
+        serve.await;
+    });
+    Ok(Some((task, address)))
+}

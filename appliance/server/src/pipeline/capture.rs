@@ -1,0 +1,141 @@
+//! The `capture` thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use soft_kvm_core::Size;
+use soft_kvm_core::story::CaptureParams;
+use soft_kvm_platform::os::clock;
+use soft_kvm_video::frame::Frame;
+use soft_kvm_video::reason::Reason;
+use soft_kvm_video::slot::NewestSlot;
+use soft_kvm_video::source::{Captured, NoPicture, SourceError, VideoSource};
+
+use super::{Shared, open};
+
+/// How long a source may be waited for before the thread looks whether it is still wanted.
+const WAIT: Duration = Duration::from_millis(250);
+/// Time between two tries to open a source that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// Size of a reason picture when no source has given a picture yet.
+const REASON_SIZE: Size = Size::new(1280, 720);
+
+/// Runs until the pipeline stops: captures while somebody watches, sleeps otherwise.
+pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>) {
+    let mut reasons = Reasons::default();
+    while let Some((params, generation)) = shared.wait_for_viewers() {
+        match open::source(&params, shared) {
+            Ok(mut source) => {
+                let info = source.info();
+                tracing::info!(
+                    source = info.driver,
+                    device = info.device,
+                    size = %info.size,
+                    rate = %info.rate,
+                    format = info.pixel_format,
+                    "capturing"
+                );
+                shared.set_source(Some(format!("{} {}", info.driver, info.device)), info.rate);
+                reasons.size = info.size;
+                let outcome = capture(shared, slot, source.as_mut(), generation, &mut reasons);
+                drop(source);
+                if let Err(error) = outcome {
+                    tracing::warn!("{error}");
+                    reasons.show(slot, &words(&error), &info.device);
+                    shared.pause(RETRY, generation);
+                }
+            }
+            Err(error) => {
+                reasons.log(&error);
+                reasons.show(slot, &words(&error), wanted(&params));
+                shared.pause(RETRY, generation);
+            }
+        }
+        if !shared.watched() {
+            shared.set_source(None, params.fps);
+            tracing::info!("nobody watches: capture stopped");
+        }
+    }
+}
+
+fn capture(
+    shared: &Shared,
+    slot: &NewestSlot<Frame>,
+    source: &mut dyn VideoSource,
+    generation: u64,
+    reasons: &mut Reasons,
+) -> Result<(), SourceError> {
+    while shared.goes_on(generation) {
+        match source.next(WAIT)? {
+            Captured::Frame(frame) => {
+                reasons.clear(frame.info().size);
+                shared.counters.captured.fetch_add(1, Ordering::Relaxed);
+                slot.put(frame);
+            }
+            Captured::Nothing => {}
+            Captured::NoPicture(state) => {
+                let device = source.info().device;
+                reasons.show(slot, &state, &device);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn wanted(params: &CaptureParams) -> &str {
+    params.device.as_deref().unwrap_or(params.driver.as_str())
+}
+
+fn words(error: &SourceError) -> NoPicture {
+    match error {
+        SourceError::Gone { .. } => NoPicture::NoDevice,
+        other => NoPicture::Other(other.to_string()),
+    }
+}
+
+/// Draws each reason once, in the size of the picture that it stands for.
+struct Reasons {
+    size: Size,
+    shown: Option<NoPicture>,
+    logged: Option<String>,
+    sequence: u64,
+}
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self {
+            size: REASON_SIZE,
+            shown: None,
+            logged: None,
+            sequence: 0,
+        }
+    }
+}
+
+impl Reasons {
+    fn show(&mut self, slot: &NewestSlot<Frame>, state: &NoPicture, device: &str) {
+        if self.shown.as_ref() == Some(state) {
+            return;
+        }
+        self.sequence += 1;
+        slot.put(Reason::new(state, device).frame(self.size, self.sequence, clock::now()));
+        tracing::info!(?state, device, "no picture: the reason is shown");
+        self.shown = Some(state.clone());
+    }
+
+    /// The same failure every half second is one line in the log.
+    fn log(&mut self, error: &SourceError) {
+        let text = error.to_string();
+        if self.logged.as_ref() != Some(&text) {
+            tracing::warn!("{text}");
+            self.logged = Some(text);
+        }
+    }
+
+    fn clear(&mut self, size: Size) {
+        self.size = size;
+        self.shown = None;
+        self.logged = None;
+    }
+}

@@ -1,0 +1,201 @@
+//! What the two threads and the rest of the server share.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use soft_kvm_core::FrameRate;
+use soft_kvm_core::story::{CaptureParams, VideoParams};
+use soft_kvm_input::echo::EchoState;
+use soft_kvm_video::frame::Frame;
+use soft_kvm_video::slot::NewestSlot;
+
+/// Frames by stage, since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames that a source gave.
+    pub captured: AtomicU64,
+    /// Frames in which no tile had changed.
+    pub unchanged: AtomicU64,
+    /// Access units made.
+    pub encoded: AtomicU64,
+    /// Still pictures encoded again, part of `encoded`.
+    pub refreshed: AtomicU64,
+    /// Frames that the encoder or the converter failed on.
+    pub encoder_errors: AtomicU64,
+}
+
+/// State shared by the pipeline's threads and its owner.
+#[derive(Debug)]
+pub struct Shared {
+    control: Mutex<Control>,
+    changed: Condvar,
+    key_frame: AtomicBool,
+    slot: Mutex<Option<Arc<NewestSlot<Frame>>>>,
+    /// What the test card shows of the input.
+    pub echo: Arc<Mutex<EchoState>>,
+    /// The server's name, for the test card.
+    pub name: String,
+    /// Whether the picture is the test card.
+    pub echo_shown: Arc<AtomicBool>,
+    /// Frames by stage.
+    pub counters: Counters,
+}
+
+#[derive(Debug)]
+struct Control {
+    capture: CaptureParams,
+    encode: VideoParams,
+    generation: u64,
+    watching: usize,
+    source: Option<String>,
+    rate: FrameRate,
+    stopped: bool,
+}
+
+impl Shared {
+    /// A pipeline's state with nobody watching.
+    #[must_use]
+    pub fn new(
+        capture: CaptureParams,
+        encode: VideoParams,
+        echo: Arc<Mutex<EchoState>>,
+        name: String,
+    ) -> Self {
+        Self {
+            control: Mutex::new(Control {
+                rate: capture.fps,
+                capture,
+                encode,
+                generation: 0,
+                watching: 0,
+                source: None,
+                stopped: false,
+            }),
+            changed: Condvar::new(),
+            key_frame: AtomicBool::new(false),
+            slot: Mutex::new(None),
+            echo,
+            name,
+            echo_shown: Arc::new(AtomicBool::new(false)),
+            counters: Counters::default(),
+        }
+    }
+
+    /// One more, or one fewer, watches.
+    pub fn watch(&self, more: bool) {
+        let mut control = self.lock();
+        control.watching = if more {
+            control.watching + 1
+        } else {
+            control.watching.saturating_sub(1)
+        };
+        self.changed.notify_all();
+        drop(control);
+        if more {
+            self.request_key_frame();
+        }
+    }
+
+    /// The next access unit shall be an IDR.
+    pub fn request_key_frame(&self) {
+        self.key_frame.store(true, Ordering::Release);
+        self.with_slot(NewestSlot::wake);
+    }
+
+    /// Opens the source again with other settings.
+    pub fn set_capture(&self, settings: CaptureParams) {
+        let mut control = self.lock();
+        control.capture = settings;
+        control.generation += 1;
+        self.changed.notify_all();
+    }
+
+    /// Encodes with other settings from the next picture on.
+    pub fn set_encode(&self, settings: VideoParams) {
+        self.lock().encode = settings;
+    }
+
+    /// Frames that were dropped because a newer one came.
+    pub fn replaced(&self) -> u64 {
+        self.slot_lock().as_ref().map_or(0, |slot| slot.replaced())
+    }
+
+    /// What is captured at the moment, e.g. `v4l2 /dev/video0`.
+    pub fn source(&self) -> Option<String> {
+        self.lock().source.clone()
+    }
+
+    pub(super) fn set_source(&self, source: Option<String>, rate: FrameRate) {
+        let mut control = self.lock();
+        control.source = source;
+        control.rate = rate;
+    }
+
+    pub(super) fn rate(&self) -> FrameRate {
+        self.lock().rate
+    }
+
+    pub(super) fn attach(&self, slot: Arc<NewestSlot<Frame>>) {
+        *self.slot_lock() = Some(slot);
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+        self.with_slot(NewestSlot::close);
+    }
+
+    /// Blocks until somebody watches; `None` when the pipeline stops.
+    pub(super) fn wait_for_viewers(&self) -> Option<(CaptureParams, u64)> {
+        let control = self
+            .changed
+            .wait_while(self.lock(), |control| {
+                control.watching == 0 && !control.stopped
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        (!control.stopped).then(|| (control.capture.clone(), control.generation))
+    }
+
+    /// Whether the source opened under `generation` is still wanted.
+    pub(super) fn goes_on(&self, generation: u64) -> bool {
+        let control = self.lock();
+        control.watching > 0 && control.generation == generation && !control.stopped
+    }
+
+    /// Sleeps for `time`, less if the source is not wanted any more.
+    pub(super) fn pause(&self, time: Duration, generation: u64) {
+        let _ = self
+            .changed
+            .wait_timeout_while(self.lock(), time, |control| {
+                control.watching > 0 && control.generation == generation && !control.stopped
+            });
+    }
+
+    pub(super) fn watched(&self) -> bool {
+        self.lock().watching > 0
+    }
+
+    pub(super) fn encode_params(&self) -> VideoParams {
+        self.lock().encode
+    }
+
+    pub(super) fn take_key_frame_request(&self) -> bool {
+        self.key_frame.swap(false, Ordering::AcqRel)
+    }
+
+    // The fields are consistent between any two statements: a panic elsewhere does not spoil them.
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot_lock(&self) -> MutexGuard<'_, Option<Arc<NewestSlot<Frame>>>> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_slot(&self, act: impl Fn(&NewestSlot<Frame>)) {
+        if let Some(slot) = self.slot_lock().as_ref() {
+            act(slot);
+        }
+    }
+}

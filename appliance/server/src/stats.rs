@@ -1,0 +1,197 @@
+//! Figures of the running server: into the metrics each second, and as JSON at the end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use soft_kvm_monitoring::{DropReason, FrameStage, Metrics, Packets};
+use soft_kvm_platform::os::process;
+
+use crate::pipeline::Shared;
+use crate::session::Sessions;
+
+/// Takes differences between two looks at counters that only go up.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    started: Instant,
+    at: Instant,
+    cpu: Duration,
+    cpu_start: Duration,
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    captured: u64,
+    unchanged: u64,
+    encoded: u64,
+    newer: u64,
+    encoder_errors: u64,
+    sent: u64,
+    send_drops: u64,
+    packets: u64,
+    repairs: u64,
+    bytes: u64,
+}
+
+/// What `--stats-json` holds.
+#[derive(Debug, Serialize)]
+pub(crate) struct ServerStats {
+    frames: Frames,
+    dropped: Dropped,
+    packets: u64,
+    retransmitted: u64,
+    bytes: u64,
+    cpu_percent: f64,
+    rss_peak_mb: f64,
+    seconds: f64,
+    source: Option<String>,
+    story: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Frames {
+    captured: u64,
+    unchanged: u64,
+    encoded: u64,
+    refreshed: u64,
+    sent: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Dropped {
+    newer: u64,
+    encoder: u64,
+    send: u64,
+}
+
+impl Sampler {
+    /// Starts counting CPU time.
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        let cpu = cpu_time();
+        Self {
+            started: now,
+            at: now,
+            cpu,
+            cpu_start: cpu,
+            seen: Seen::default(),
+        }
+    }
+
+    /// Adds what happened since the last call to the metrics.
+    pub(crate) fn sample(&mut self, metrics: &Metrics, pipeline: &Shared, sessions: &Sessions) {
+        let (now, cpu) = (Instant::now(), cpu_time());
+        let wall = now.duration_since(self.at).as_secs_f64();
+        if wall > 0.0 {
+            let percent = cpu.saturating_sub(self.cpu).as_secs_f64() / wall * 100.0;
+            metrics.sample_process(percent, resident().0);
+        }
+        (self.at, self.cpu) = (now, cpu);
+        let seen = look(pipeline, sessions);
+        let old = std::mem::replace(&mut self.seen, seen);
+        metrics.count_frames(
+            FrameStage::Captured,
+            seen.captured.saturating_sub(old.captured),
+        );
+        metrics.count_frames(
+            FrameStage::Unchanged,
+            seen.unchanged.saturating_sub(old.unchanged),
+        );
+        metrics.count_frames(
+            FrameStage::Encoded,
+            seen.encoded.saturating_sub(old.encoded),
+        );
+        metrics.count_frames(FrameStage::Sent, seen.sent.saturating_sub(old.sent));
+        metrics.count_drops(DropReason::Newer, seen.newer.saturating_sub(old.newer));
+        metrics.count_drops(
+            DropReason::Encoder,
+            seen.encoder_errors.saturating_sub(old.encoder_errors),
+        );
+        metrics.count_drops(
+            DropReason::Send,
+            seen.send_drops.saturating_sub(old.send_drops),
+        );
+        metrics.count_packets(Packets::Sent, seen.packets.saturating_sub(old.packets));
+        metrics.count_packets(
+            Packets::Retransmitted,
+            seen.repairs.saturating_sub(old.repairs),
+        );
+        metrics.count_video_bytes(seen.bytes.saturating_sub(old.bytes));
+        metrics.set_sessions(sessions.all().len());
+    }
+
+    /// Everything since the start.
+    pub(crate) fn report(
+        &self,
+        pipeline: &Shared,
+        sessions: &Sessions,
+        story: String,
+    ) -> ServerStats {
+        let seen = look(pipeline, sessions);
+        let seconds = self.started.elapsed().as_secs_f64();
+        let cpu = cpu_time().saturating_sub(self.cpu_start).as_secs_f64();
+        ServerStats {
+            frames: Frames {
+                captured: seen.captured,
+                unchanged: seen.unchanged,
+                encoded: seen.encoded,
+                refreshed: pipeline.counters.refreshed.load(Ordering::Relaxed),
+                sent: seen.sent,
+            },
+            dropped: Dropped {
+                newer: seen.newer,
+                encoder: seen.encoder_errors,
+                send: seen.send_drops,
+            },
+            packets: seen.packets,
+            retransmitted: seen.repairs,
+            bytes: seen.bytes,
+            cpu_percent: if seconds > 0.0 {
+                cpu / seconds * 100.0
+            } else {
+                0.0
+            },
+            rss_peak_mb: resident().1,
+            seconds,
+            source: pipeline.source(),
+            story,
+        }
+    }
+}
+
+fn look(pipeline: &Shared, sessions: &Sessions) -> Seen {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &pipeline.counters;
+    let video = sessions.video_totals();
+    Seen {
+        captured: read(&counters.captured),
+        unchanged: read(&counters.unchanged),
+        encoded: read(&counters.encoded),
+        newer: pipeline.replaced(),
+        encoder_errors: read(&counters.encoder_errors),
+        sent: video.frames,
+        send_drops: video.frames_dropped,
+        packets: video.packets,
+        repairs: video.repairs,
+        bytes: video.bytes,
+    }
+}
+
+fn cpu_time() -> Duration {
+    process::usage(None).map_or(Duration::ZERO, |usage| usage.cpu)
+}
+
+/// Resident memory now and at its peak, in MB of 10^6 bytes.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "memory sizes are far below 2^52 bytes"
+)]
+fn resident() -> (f64, f64) {
+    process::usage(None).map_or((0.0, 0.0), |usage| {
+        (
+            usage.resident as f64 / 1e6,
+            usage.resident_peak as f64 / 1e6,
+        )
+    })
+}
