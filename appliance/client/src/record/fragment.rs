@@ -5,8 +5,7 @@ use mp4_atom::{
     Mdia, Mfhd, Minf, Moof, Moov, Mvex, Mvhd, Stbl, Stsd, Tfdt, Tfhd, Tkhd, Traf, Trak, Trex, Trun,
     TrunEntry, TrunSamples, Url, Visual, Vmhd,
 };
-
-use super::h264::{SpsInfo, is_high_profile};
+use soft_kvm_protocol::media::SequenceParameterSet;
 
 /// Ticks in a second of every time in the file: RTP's clock for video.
 pub(super) const TIMESCALE: u32 = 90_000;
@@ -30,18 +29,22 @@ pub(super) struct Sample {
 }
 
 /// `ftyp` and `moov` for one H.264 track.
-pub(super) fn header(sps: &[u8], pps: &[u8], info: SpsInfo) -> mp4_atom::Result<Vec<u8>> {
+pub(super) fn header(
+    sps: &[u8],
+    pps: &[u8],
+    info: SequenceParameterSet,
+) -> mp4_atom::Result<Vec<u8>> {
     let mut avcc = Avcc::new(sps, pps)?;
-    if is_high_profile(avcc.avc_profile_indication) {
+    if SequenceParameterSet::names_chroma_format(avcc.avc_profile_indication) {
         avcc.ext = Some(AvccExt {
-            chroma_format: info.chroma_format,
+            chroma_format: info.chroma_format_idc,
             bit_depth_luma: info.bit_depth_luma,
             bit_depth_chroma: info.bit_depth_chroma,
             sequence_parameter_sets_ext: Vec::new(),
         });
     }
     let side = |pixels: u32| u16::try_from(pixels).unwrap_or(u16::MAX);
-    let (width, height) = (side(info.size.width), side(info.size.height));
+    let (width, height) = (side(info.size().width), side(info.size().height));
     let entry = Avc1 {
         visual: Visual {
             data_reference_index: 1,

@@ -17,9 +17,9 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use soft_kvm_core::{MonoTime, Size};
+use soft_kvm_protocol::media::SequenceParameterSet;
 
 use fragment::{Sample, TIMESCALE};
-use h264::SpsInfo;
 pub use thread::{RecordStatus, RecordThread};
 
 /// A fragment is written when it holds this much, in ticks.
@@ -225,11 +225,11 @@ impl Recorder {
             // Nothing changes for a stream that has told its parameter sets before.
             return Ok(());
         };
-        let Some(info) = h264::parse_sps(sps) else {
+        let Some(info) = SequenceParameterSet::parse(sps) else {
             return Err(self.bad_stream("the sequence parameter set is not understood"));
         };
         match &mut self.track {
-            Some(track) if track.size == info.size => {
+            Some(track) if track.size == info.size() => {
                 track.in_band |= track.sps != sps || track.pps != pps;
                 return Ok(());
             }
@@ -242,13 +242,18 @@ impl Recorder {
         self.begin(sps, pps, info)
     }
 
-    fn begin(&mut self, sps: &[u8], pps: &[u8], info: SpsInfo) -> Result<(), RecordError> {
+    fn begin(
+        &mut self,
+        sps: &[u8],
+        pps: &[u8],
+        info: SequenceParameterSet,
+    ) -> Result<(), RecordError> {
         let header = fragment::header(sps, pps, info)
             .map_err(|error| self.bad_stream(&error.to_string()))?;
         self.append(&header, 0)?;
         self.timeline = Timeline::default();
         self.track = Some(Track {
-            size: info.size,
+            size: info.size(),
             sps: sps.to_owned(),
             pps: pps.to_owned(),
             in_band: false,

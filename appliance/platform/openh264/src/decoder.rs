@@ -6,13 +6,18 @@ use openh264_sys2::{self as sys, API as _};
 use soft_kvm_core::Size;
 use soft_kvm_video::codec::{CodecError, I420Ref, VideoDecoder};
 
-use crate::nal::{Contents, contents};
+use crate::nal::{Contents, inspect};
 use crate::{NAME, error};
 
 /// An OpenH264 decoder that gives each picture at once, and whole or not at all.
 ///
 /// Nothing is concealed: after damage it refuses everything up to the next IDR, so that no broken picture is
 /// ever shown. A new size is taken from the stream.
+///
+/// What reaches the library is checked before: at most [`MAX_ACCESS_UNIT`](crate::MAX_ACCESS_UNIT) bytes, no NAL
+/// units of extensions, and parameter sets of 8-bit 4:2:0 frames of a supported size only. A lost picture shows as a
+/// gap in `frame_num`; in streams whose SPS allows gaps it does not, so there the caller has to leave out what follows
+/// a loss, as `VideoReceiver` of `soft-kvm-protocol` does.
 #[derive(Debug)]
 pub struct Decoder {
     handle: Handle,
@@ -47,16 +52,15 @@ impl VideoDecoder for Decoder {
     }
 
     fn decode(&mut self, access_unit: &[u8]) -> Result<Option<I420Ref<'_>>, CodecError> {
-        let contents = contents(access_unit);
-        match contents {
-            Contents::NoPicture if access_unit.is_empty() => return Ok(None),
-            Contents::Predicted if !self.synchronised => {
-                return Err(error("a picture before it is missing: an IDR is needed"));
-            }
-            Contents::NoPicture | Contents::Idr | Contents::Predicted => {}
+        if access_unit.is_empty() {
+            return Ok(None);
         }
         // Whatever goes wrong from here on, the pictures that follow need an IDR.
         let was_synchronised = std::mem::take(&mut self.synchronised);
+        let contents = inspect(access_unit).map_err(error)?;
+        if contents == Contents::Predicted && !was_synchronised {
+            return Err(error("a picture before it is missing: an IDR is needed"));
+        }
         let mut planes = [ptr::null_mut(); 3];
         let mut info = sys::SBufferInfo::default();
         self.handle.decode(access_unit, &mut planes, &mut info)?;
@@ -103,8 +107,10 @@ fn picture<'a>(
     }
     let [luma, cb, cr] = planes;
     let plane = |data: *mut u8, stride: usize, lines: usize| {
-        // SAFETY: not null. The library pads every picture with 32 (chroma 16) columns and lines on each
-        // side (pic_queue.cpp, AllocPicture), so whole strides from the first pixel on lie inside its memory.
+        // SAFETY: not null. It is the coded picture's first pixel: `nal::inspect` let no SPS through that crops at
+        // the left or the top. The library pads every picture with 32 (chroma 16) columns and lines on each side
+        // (pic_queue.cpp, AllocPicture), and no size after cropping is larger than the coded one, so whole
+        // strides from there on lie inside its memory.
         unsafe { std::slice::from_raw_parts(data, stride * lines) }
     };
     Ok(I420Ref {

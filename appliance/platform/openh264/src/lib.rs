@@ -10,6 +10,7 @@ mod nal;
 
 pub use decoder::Decoder;
 pub use encoder::Encoder;
+pub use nal::MAX_ACCESS_UNIT;
 
 use soft_kvm_video::codec::CodecError;
 

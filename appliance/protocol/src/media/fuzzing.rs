@@ -1,8 +1,8 @@
 //! Bodies of the fuzz targets in `fuzz/`, which are one line each. Not a public interface.
 
 use super::{
-    AccessUnitAssembler, FrameExtensions, MasterKey, Opener, Ssrc, announces_idr, classify,
-    header_len, rtcp,
+    AccessUnitAssembler, FrameExtensions, MasterKey, Opener, SequenceParameterSet, Ssrc,
+    announces_idr, classify, header_len, nal_units, rtcp,
 };
 
 /// RTP headers and header extensions.
@@ -50,5 +50,14 @@ pub fn h264_depacketize(mut data: &[u8]) {
             assembler.clear();
         }
         let _ = assembler.finish();
+    }
+}
+
+/// Sequence parameter sets, alone and in a byte stream.
+pub fn h264_sps(data: &[u8]) {
+    for nal in std::iter::once(data).chain(nal_units(data)) {
+        if let Some(set) = SequenceParameterSet::parse(nal) {
+            assert!(set.size().is_supported());
+        }
     }
 }

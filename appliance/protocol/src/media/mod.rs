@@ -27,6 +27,7 @@ pub mod rtcp;
 mod rtp;
 mod sdp;
 mod sender;
+mod sps;
 mod srtp;
 
 pub use batch::Batch;
@@ -48,4 +49,5 @@ pub use sender::{
     AccessUnit, AccessUnitInfo, Feedback, FeedbackError, Pushed, Report, SenderConfig, SenderStats,
     VideoSender,
 };
+pub use sps::{Crop, SequenceParameterSet};
 pub use srtp::{Opener, REPLAY_WINDOW, RTCP_OVERHEAD, RTP_OVERHEAD, Sealer, SrtpError, TAG_LEN};

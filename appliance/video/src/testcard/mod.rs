@@ -96,7 +96,7 @@ impl TestCard {
             }
             _ => changed.add(Rect::whole(self.config.size)),
         }
-        self.echo.clone_from(echo);
+        remember(&mut self.echo, echo);
         let first = self.current.is_none();
         let (data, stride) = self.pool.plane_mut(buffer, 0)?;
         let mut canvas = Canvas::new(data, stride, self.config.size);
@@ -137,6 +137,20 @@ impl TestCard {
         self.sequence += 1;
         self.pool.lend(self.current?, info)
     }
+}
+
+/// Copies into the memory that is there, which a derived `clone_from` does not.
+fn remember(to: &mut EchoSnapshot, from: &EchoSnapshot) {
+    let EchoSnapshot {
+        keys_held,
+        pointer,
+        buttons,
+        text,
+        reports,
+    } = from;
+    to.keys_held.clone_from(keys_held);
+    to.text.clone_from(text);
+    (to.pointer, to.buttons, to.reports) = (*pointer, *buttons, *reports);
 }
 
 /// The barcode's frame number wraps with the sequence number's low half.
