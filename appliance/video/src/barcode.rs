@@ -183,7 +183,7 @@ mod tests {
             let mut random = seed | 1;
             for byte in &mut luma {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                *byte = byte.saturating_add_signed((random >> 24) as u8 as i8 / 2);
+                *byte = byte.saturating_add_signed(random.to_be_bytes()[0].cast_signed() / 2);
             }
             prop_assert_eq!(Barcode::read_luma(&luma, width as usize, size), Some(code));
         }

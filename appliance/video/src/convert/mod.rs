@@ -192,10 +192,10 @@ impl Converter {
         }
         self.shadow = Default::default();
         for (plane, (stride, lines)) in format.planes(size).enumerate() {
-            if !pixels::canvas_is_shadow(format, plane) {
-                if let Some(buffer) = self.shadow.get_mut(plane) {
-                    buffer.reset(stride, lines, 0);
-                }
+            if !pixels::canvas_is_shadow(format, plane)
+                && let Some(buffer) = self.shadow.get_mut(plane)
+            {
+                buffer.reset(stride, lines, 0);
             }
         }
         let columns = size.width.div_ceil(TILE_WIDTH) as usize;
