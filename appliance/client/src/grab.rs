@@ -162,11 +162,11 @@ fn removed(shared: &Shared, chords: &mut ChordDetector<()>, device: DeviceId) {
 fn tell(shared: &Shared, record: &Record) {
     let mut message = Vec::new();
     record.encode(&mut message);
-    if let Some(records) = lock(&shared.records).as_ref() {
-        if records.try_send(message).is_err() {
-            tracing::warn!("the control channel is full: the connection is made anew");
-            records.close();
-        }
+    if let Some(records) = lock(&shared.records).as_ref()
+        && records.try_send(message).is_err()
+    {
+        tracing::warn!("the control channel is full: the connection is made anew");
+        records.close();
     }
 }
 

@@ -134,7 +134,7 @@ mod tests {
         for (index, (ycc, rgb)) in COLOURS.into_iter().enumerate() {
             let path = folder.path().join(format!("{index}.png"));
             write_png(&path, picture(&one_colour(ycc)), false).expect("a picture that fits");
-            let file = std::io::BufReader::new(File::open(&path).expect("the screenshot"));
+            let file = io::BufReader::new(File::open(&path).expect("the screenshot"));
             let mut reader = png::Decoder::new(file).read_info().expect("a PNG");
             let mut pixels = vec![0; reader.output_buffer_size().expect("a small picture")];
             let info = reader.next_frame(&mut pixels).expect("its picture");

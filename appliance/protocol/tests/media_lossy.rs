@@ -36,7 +36,7 @@ impl Pair {
             reorder_by: Duration::from_millis(1),
             delay: Duration::from_micros(300),
         };
-        let keys = SrtpKeys::from_exporter(&[seed as u8; 56]);
+        let keys = SrtpKeys::from_exporter(&[seed.to_le_bytes()[0]; 56]);
         let config = SenderConfig {
             // The sequence numbers wrap within the first seconds.
             first_sequence: 0x7ff0,
@@ -81,9 +81,9 @@ impl Pair {
             1 + random.below(20_000)
         };
         data.extend([0, 0, 0, 1, if idr { 0x65 } else { 0x41 }]);
-        data.extend((0..size).map(|_| (random.below(250) + 2) as u8));
+        data.extend((0..size).map(|_| random.below(250).to_le_bytes()[0] + 2));
         let info = AccessUnitInfo {
-            frame: self.sent.len() as u32,
+            frame: u32::try_from(self.sent.len()).expect("few frames"),
             captured: self.now,
             converted: self.now,
             encoded: self.now,

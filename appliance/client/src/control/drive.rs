@@ -33,14 +33,24 @@ const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A server that says nothing for so long is gone.
 const SILENCE: Duration = Duration::from_secs(4);
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Runs until the client stops, or with `--once` until the connection ends.
 pub(crate) async fn run(shared: &Arc<Shared>) -> anyhow::Result<()> {
     let stopped = async {
-        let _ = shared.stop.1.recv().await;
+        stopped(shared).await;
+        // A session says goodbye first; one that cannot is left.
+        Timer::after(GOODBYE).await;
         Ok(())
     };
     sessions(shared).or(stopped).await
+}
+
+/// Ends when the client stops.
+async fn stopped(shared: &Shared) {
+    // Nothing is ever sent: the channel is closed.
+    let _ = shared.stop.1.recv().await;
 }
 
 async fn sessions(shared: &Arc<Shared>) -> anyhow::Result<()> {
@@ -55,6 +65,9 @@ async fn sessions(shared: &Arc<Shared>) -> anyhow::Result<()> {
                 let outcome = session(shared, connection, started).await;
                 *lock(&shared.link) = None;
                 *lock(&shared.records) = None;
+                if shared.is_stopped() {
+                    return Ok(());
+                }
                 let reason = match outcome {
                     Ok(()) => "the server ended the session".to_owned(),
                     Err(error) => format!("{error:#}"),
@@ -100,10 +113,12 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
     let (done, result) = async_channel::bounded(1);
-    std::thread::Builder::new().name("resolve".into()).spawn(move || {
-        // Nobody waits any more when the client stops.
-        let _ = done.try_send(work());
-    })?;
+    std::thread::Builder::new()
+        .name("resolve".into())
+        .spawn(move || {
+            // Nobody waits any more when the client stops.
+            let _ = done.try_send(work());
+        })?;
     result.recv().await?
 }
 
@@ -118,7 +133,12 @@ async fn session(
     connection: Connection,
     started: MonoTime,
 ) -> anyhow::Result<()> {
-    let Connection { socket, welcome, keys, address } = connection;
+    let Connection {
+        socket,
+        welcome,
+        keys,
+        address,
+    } = connection;
     tracing::info!(server = welcome.name, %address, sink = welcome.sink, story = welcome.story, "connected");
     remember_address(shared, &socket, address);
     if let Some((_, probe)) = &shared.probe {
@@ -142,23 +162,31 @@ async fn session(
     *lock(&shared.records) = Some(records);
     *lock(&shared.link) = Some(Arc::clone(media.link()));
     shared.status("");
-    let talk = converse(shared, &mut sender, &mut receiver, &queued);
+    let stop = async {
+        stopped(shared).await;
+        Ok(())
+    };
+    let talk = converse(shared, &mut sender, &mut receiver, &queued).or(stop);
     let typing = async {
         type_by_itself(shared).await;
         Ok(())
     };
     let outcome = talk.or(typing).await;
     drop(media);
+    if shared.is_stopped() {
+        let _ = send(&mut sender, &FromClient::Bye {}).await;
+        let _ = sender.close(None).await;
+    }
     outcome
 }
 
 /// Keeps where the server was reached, for when mDNS finds nothing.
 fn remember_address(shared: &Shared, socket: &super::Socket, address: std::net::SocketAddr) {
     let key = soft_kvm_security::tls::peer_fingerprint(socket.get_ref().get_ref().1);
-    if let Some(key) = key {
-        if let Err(error) = shared.peers.set_address(&key, &address.to_string()) {
-            tracing::warn!("{error}");
-        }
+    if let Some(key) = key
+        && let Err(error) = shared.peers.set_address(&key, &address.to_string())
+    {
+        tracing::warn!("{error}");
     }
 }
 
@@ -201,7 +229,9 @@ async fn converse(
                         }
                         Ok(FromServer::Bye {}) => return Ok(()),
                         Ok(message) => told(shared, message),
-                        Err(error) => tracing::warn!(%error, "a message of the server is not understood"),
+                        Err(error) => {
+                            tracing::warn!(%error, "a message of the server is not understood")
+                        }
                     },
                     Message::Binary(record) => {
                         // Only LEDs and auto-repeat come this way; the newest matter.
@@ -220,7 +250,11 @@ async fn converse(
                 probes += 1;
                 let first = probes < FIRST_PROBES;
                 next_probe = std::time::Instant::now()
-                    + if first { FIRST_PROBE_INTERVAL } else { PROBE_INTERVAL };
+                    + if first {
+                        FIRST_PROBE_INTERVAL
+                    } else {
+                        PROBE_INTERVAL
+                    };
                 send(sender, &FromClient::Ping { t0: now }).await?;
                 if !first {
                     each_second(shared, sender, &mut bytes_before).await?;
@@ -238,7 +272,9 @@ async fn each_second(
     let (ages, lines) = {
         let mut stats = lock(&shared.stats);
         let (now, bytes) = (clock::now(), stats.received().bytes);
-        let millis = u64::try_from(now.since(before.0).as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = u64::try_from(now.since(before.0).as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let kbps = bytes.saturating_sub(before.1) * 8 / millis;
         *before = (now, bytes);
         let lines = shared.viewport.as_ref().map(|_| stats.overlay(kbps));
@@ -259,18 +295,30 @@ fn told(shared: &Shared, message: FromServer) {
             tracing::info!(size = %info.size, rate = %info.rate, source = info.source, encoder = info.encoder, "video");
             lock(&shared.stats).video = Some(info);
         }
-        FromServer::Device { id, result: Ok(device) } => tracing::info!(id, device, "device on the server"),
-        FromServer::Device { id, result: Err(error) } => {
-            console::err(format!("soft-kvm-client: device {id} cannot be used on the server: {error}"));
+        FromServer::Device {
+            id,
+            result: Ok(device),
+        } => tracing::info!(id, device, "device on the server"),
+        FromServer::Device {
+            id,
+            result: Err(error),
+        } => {
+            console::err(format!(
+                "soft-kvm-client: device {id} cannot be used on the server: {error}"
+            ));
         }
         FromServer::Error { code, message } => {
-            console::err(format!("soft-kvm-client: the server says: {message} ({code})"));
+            console::err(format!(
+                "soft-kvm-client: the server says: {message} ({code})"
+            ));
         }
         other => tracing::debug!(?other, "message out of turn"),
     }
 }
 
 async fn send(sender: &mut WebSocketSender<Tls>, message: &FromClient) -> anyhow::Result<()> {
-    sender.send(Message::text(serde_json::to_string(message)?)).await?;
+    sender
+        .send(Message::text(serde_json::to_string(message)?))
+        .await?;
     Ok(())
 }

@@ -174,10 +174,10 @@ impl Worker {
         let now = clock::now();
         let outcome = match classify(data) {
             Some(DatagramKind::Rtp { ssrc, .. }) if ssrc.0 == self.feedback => {
-                if let Some(summary) = self.link.handle_ack(now, data) {
-                    if let Some(stamp) = summary.newest {
-                        lock(&outputs.stats).acknowledged(stamp, summary.ack.applied, now);
-                    }
+                if let Some(summary) = self.link.handle_ack(now, data)
+                    && let Some(stamp) = summary.newest
+                {
+                    lock(&outputs.stats).acknowledged(stamp, summary.ack.applied, now);
                 }
                 return;
             }

@@ -42,11 +42,11 @@ pub(crate) struct Outputs {
 impl Outputs {
     /// Takes an access unit as it came.
     pub(crate) fn unit(&mut self, unit: &ReceivedAccessUnit<'_>, server: &str) {
-        if let Some(record) = self.record.as_mut() {
-            if let RecordStatus::Stopped(error) = record.push(unit.data, unit.captured) {
-                self.failed = true;
-                console::err(format!("soft-kvm-client: {error}"));
-            }
+        if let Some(record) = self.record.as_mut()
+            && let RecordStatus::Stopped(error) = record.push(unit.data, unit.captured)
+        {
+            self.failed = true;
+            console::err(format!("soft-kvm-client: {error}"));
         }
         if let Some(relay) = self.relay.as_mut().filter(|_| unit.idr) {
             match relay.describe(unit.data, server) {
@@ -91,13 +91,13 @@ impl Outputs {
                 }
             }
         }
-        if let Some(probe) = &self.probe {
-            if let Some(code) = Barcode::read(picture) {
-                let mut echoed = |made: MonoTime| {
-                    lock(&self.stats).echoed(decoded.done.since(made));
-                };
-                lock(probe).shown(code.reports, &mut echoed);
-            }
+        if let Some(probe) = &self.probe
+            && let Some(code) = Barcode::read(picture)
+        {
+            let mut echoed = |made: MonoTime| {
+                lock(&self.stats).echoed(decoded.done.since(made));
+            };
+            lock(probe).shown(code.reports, &mut echoed);
         }
     }
 }

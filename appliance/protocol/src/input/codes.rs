@@ -185,7 +185,8 @@ impl fmt::Display for KeyCode {
 }
 
 /// Characters of keycodes 0 to 57 on a US keyboard; zero where the key types none.
-const US_PLAIN: &[u8; 58] = b"\0\01234567890-=\0\tqwertyuiop[]\n\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 ";
+const US_PLAIN: &[u8; 58] =
+    b"\0\x001234567890-=\0\tqwertyuiop[]\n\0asdfghjkl;'`\0\\zxcvbnm,./\0*\0 ";
 
 /// The same with Shift.
 const US_SHIFTED: &[u8; 58] =

@@ -126,9 +126,9 @@ impl<'a> InputDatagram<'a> {
     }
 
     /// The reports in order; the events of each are written to `scratch`, which the caller keeps between datagrams.
-    pub fn for_each_report<'s>(
+    pub fn for_each_report(
         &self,
-        scratch: &'s mut Vec<InputEvent>,
+        scratch: &mut Vec<InputEvent>,
         mut each: impl FnMut(u64, EventReport<'_>),
     ) {
         let mut reader = Reader::new(self.reports);

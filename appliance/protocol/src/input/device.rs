@@ -77,11 +77,6 @@ pub struct DeviceDescriptor {
     /// Auto-repeat settings (`EV_REP`), when it repeats.
     pub repeat: Option<Repeat>,
 }
-
-impl Default for DeviceId {
-    fn default() -> Self {
-        Self(0)
-    }
 }
 
 /// Longest name in bytes: `UINPUT_MAX_NAME_SIZE` with its zero byte.

@@ -12,7 +12,7 @@ struct Sink(u64);
 
 impl InputHandler for Sink {
     fn accepts(&mut self, device: DeviceId) -> bool {
-        device.0 % 7 != 0
+        !device.0.is_multiple_of(7)
     }
 
     fn reconcile(&mut self, held: &HeldKeys) {

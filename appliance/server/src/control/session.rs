@@ -148,7 +148,7 @@ async fn converse(
             Step::Incoming(None) => return Ok(()),
             Step::Incoming(Some(message)) => {
                 heard = Instant::now();
-                match message? {
+                match message.map_err(plain_end)? {
                     Message::Text(text) => {
                         let arrived = clock::now();
                         let message: FromClient = match serde_json::from_str(&text) {
@@ -211,6 +211,18 @@ async fn converse(
             }
             Step::Tick => {}
         }
+    }
+}
+
+/// A client that vanished is no fault of TLS: say so in fewer words.
+fn plain_end(error: async_tungstenite::tungstenite::Error) -> anyhow::Error {
+    use async_tungstenite::tungstenite::Error;
+
+    match error {
+        Error::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            anyhow::anyhow!("the client vanished")
+        }
+        other => other.into(),
     }
 }
 

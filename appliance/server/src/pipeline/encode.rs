@@ -163,14 +163,15 @@ impl Stage {
         params: VideoParams,
     ) -> Result<bool, CodecError> {
         let rate = shared.rate();
-        if let Some(open) = self.encoder.as_mut() {
-            if open.size == size && open.rate == rate {
-                if open.params.bitrate != params.bitrate {
-                    open.encoder.set_bitrate(params.bitrate)?;
-                }
-                open.params = params;
-                return Ok(false);
+        if let Some(open) = self.encoder.as_mut()
+            && open.size == size
+            && open.rate == rate
+        {
+            if open.params.bitrate != params.bitrate {
+                open.encoder.set_bitrate(params.bitrate)?;
             }
+            open.params = params;
+            return Ok(false);
         }
         let config = EncoderConfig {
             size,

@@ -278,10 +278,8 @@ impl Sessions {
             return;
         }
         lock(&session.video).needs_idr = true;
-        if watch {
-            if let Some(info) = lock(&self.video).clone() {
-                session.tell(Outgoing::Message(FromServer::Video(info)));
-            }
+        if watch && let Some(info) = lock(&self.video).clone() {
+            session.tell(Outgoing::Message(FromServer::Video(info)));
         }
         self.pipeline.watch(watch);
     }
