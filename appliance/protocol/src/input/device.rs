@@ -77,7 +77,6 @@ pub struct DeviceDescriptor {
     /// Auto-repeat settings (`EV_REP`), when it repeats.
     pub repeat: Option<Repeat>,
 }
-}
 
 /// Longest name in bytes: `UINPUT_MAX_NAME_SIZE` with its zero byte.
 pub const MAX_NAME: usize = 79;
