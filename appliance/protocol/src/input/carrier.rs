@@ -31,6 +31,9 @@ impl InputSealer {
     /// # Errors
     /// [`SrtpError`]: the payload is too long, or the key is used up.
     pub fn seal(&mut self, now: MonoTime, payload: &[u8]) -> Result<&[u8], SrtpError> {
+        if payload.len() > MAX_DATAGRAM {
+            return Err(SrtpError::NoRoom);
+        }
         let millis = now.as_micros() / 1_000;
         let header = Header {
             marker: false,
