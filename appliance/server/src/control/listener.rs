@@ -16,6 +16,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use smol_hyper::rt::FuturesIo;
+use soft_kvm_core::MonoTime;
+use soft_kvm_monitoring::ConnectStage;
+use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{CONTROL_PATH, PAIR_PATH};
 use soft_kvm_security::Fingerprint;
 
@@ -88,11 +91,25 @@ async fn connection(
 ) -> anyhow::Result<()> {
     // Control messages and clock probes are small and must not wait for each other (Nagle).
     stream.get_ref().set_nodelay(true)?;
+    let accepted = clock::now();
     let tls = acceptor.accept(stream).await?;
+    context
+        .metrics
+        .connection_time(ConnectStage::Tls)
+        .observe(clock::now().since(accepted));
     let key = soft_kvm_security::tls::peer_fingerprint(tls.get_ref().1)
         .ok_or_else(|| anyhow::anyhow!("the client showed no key"))?;
     let service = service_fn(move |request| {
-        let response = route(&tasks, request, remote, key, &context);
+        let response = route(
+            &tasks,
+            request,
+            Peer {
+                remote,
+                key,
+                accepted,
+            },
+            &context,
+        );
         async move { Ok::<_, Infallible>(response) }
     });
     hyper::server::conn::http1::Builder::new()
@@ -103,13 +120,24 @@ async fn connection(
     Ok(())
 }
 
+/// Who asks, and since when.
+struct Peer {
+    remote: SocketAddr,
+    key: Fingerprint,
+    accepted: MonoTime,
+}
+
 fn route(
     tasks: &Arc<Executor<'static>>,
     mut request: Request<Incoming>,
-    remote: SocketAddr,
-    key: Fingerprint,
+    peer: Peer,
     context: &Arc<Context>,
 ) -> Response<Full<Bytes>> {
+    let Peer {
+        remote,
+        key,
+        accepted,
+    } = peer;
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
     }
@@ -145,7 +173,7 @@ fn route(
                 .spawn(async move {
                     let outcome = match websocket::upgraded(upgrade).await {
                         Ok(socket) if pairing => pair::run(socket, remote, key, &context).await,
-                        Ok(socket) => session::run(socket, remote, key, &context).await,
+                        Ok(socket) => session::run(socket, remote, key, accepted, &context).await,
                         Err(error) => Err(error),
                     };
                     if let Err(error) = outcome {

@@ -9,6 +9,8 @@ use async_io::Timer;
 use async_tungstenite::tungstenite::Message;
 use async_tungstenite::{WebSocketReceiver, WebSocketSender};
 use futures_lite::{FutureExt, StreamExt};
+use soft_kvm_core::MonoTime;
+use soft_kvm_monitoring::ConnectStage;
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{FromClient, FromServer, PROTOCOL_VERSION, Ssrcs, Welcome};
 use soft_kvm_protocol::media::SrtpKeys;
@@ -29,6 +31,7 @@ pub(super) async fn run(
     mut socket: Socket,
     remote: SocketAddr,
     key: Fingerprint,
+    accepted: MonoTime,
     context: &Arc<Context>,
 ) -> anyhow::Result<()> {
     let limit = async {
@@ -66,6 +69,7 @@ pub(super) async fn run(
         peer: key,
         name: name.to_string(),
         ssrc,
+        accepted,
         sender: sender_config(
             story.rtp(),
             story.capture().fps,
@@ -101,6 +105,10 @@ pub(super) async fn run(
         sink: context.sinks().kind().to_owned(),
     };
     send(&mut socket, &FromServer::Welcome(welcome)).await?;
+    context
+        .metrics
+        .connection_time(ConnectStage::Welcome)
+        .observe(clock::now().since(accepted));
     tracing::info!(%remote, client = session.name, key = key.short(), "connected");
     let (mut sender, mut receiver) = socket.split();
     let outcome = converse(&mut sender, &mut receiver, &outgoing, &session, context).await;

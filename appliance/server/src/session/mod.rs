@@ -6,14 +6,14 @@ mod tx;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
 use async_channel::{Sender, TrySendError};
 use soft_kvm_core::time::ClockOffset;
 use soft_kvm_core::{FrameRate, MonoTime};
 use soft_kvm_input::session::TargetSession;
-use soft_kvm_monitoring::{InputStage, Latency, Metrics, VideoStage};
+use soft_kvm_monitoring::{ConnectStage, InputStage, Latency, Metrics, VideoStage};
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{FromServer, MAX_AGES, Ssrcs, VideoInfo};
 use soft_kvm_protocol::input::carrier::InputSealer;
@@ -51,6 +51,8 @@ pub struct SessionConfig {
     pub ssrc: Ssrcs,
     /// RTP parameters.
     pub sender: SenderConfig,
+    /// When the client's connection was accepted.
+    pub accepted: MonoTime,
 }
 
 /// One connected client.
@@ -79,6 +81,7 @@ struct Figures {
     capture_to_decoded: Latency,
     inject: Latency,
     event_to_injected: Latency,
+    connected: Latency,
 }
 
 #[derive(Debug)]
@@ -86,6 +89,8 @@ struct Video {
     sender: VideoSender,
     /// Nothing but an IDR is of use to the client's decoder.
     needs_idr: bool,
+    /// When the connection was accepted, until the first picture was sent.
+    accepted: Option<MonoTime>,
 }
 
 #[derive(Debug)]
@@ -111,6 +116,7 @@ impl Session {
             name,
             ssrc,
             sender,
+            accepted,
         } = config;
         let video = |stage| metrics.video_latency(stage, "video", &name);
         let input = |stage| metrics.input_latency(stage, "input", &name);
@@ -121,6 +127,7 @@ impl Session {
             capture_to_decoded: video(VideoStage::CaptureToDecoded),
             inject: input(InputStage::Inject),
             event_to_injected: input(InputStage::EventToInjected),
+            connected: metrics.connection_time(ConnectStage::Total),
         };
         let session = Self {
             figures,
@@ -134,6 +141,7 @@ impl Session {
                     Opener::new(keys.client(), Ssrc(ssrc.receiver)),
                 ),
                 needs_idr: true,
+                accepted: Some(accepted),
             }),
             input: Mutex::new(Input {
                 opener: Opener::new(keys.client(), Ssrc(ssrc.input)),
@@ -332,6 +340,12 @@ impl Viewers for Sessions {
             match video.sender.push(clock::now(), unit) {
                 Pushed::Queued(_) => {
                     video.needs_idr = false;
+                    if let Some(accepted) = video.accepted.take() {
+                        session
+                            .figures
+                            .connected
+                            .observe(clock::now().since(accepted));
+                    }
                     let info = &unit.info;
                     session
                         .figures
@@ -404,6 +418,15 @@ fn add(total: &mut SenderStats, one: &SenderStats) {
 fn on_our_clock(session: &Session, theirs: MonoTime) -> Option<MonoTime> {
     // The client measures "server minus client", seen from itself: our clock is its remote one.
     lock(&session.clock).map(|clock| clock.to_remote(theirs))
+}
+
+/// The lock, unless another thread has it.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 // Every critical section leaves its data consistent: a panic elsewhere is reported where it happened.

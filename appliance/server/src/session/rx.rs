@@ -13,7 +13,7 @@ use soft_kvm_platform::os::waker::Waker;
 use soft_kvm_protocol::input::carrier;
 use soft_kvm_protocol::media::{DatagramKind, classify};
 
-use super::{Outgoing, Session, Sessions, lock, on_our_clock};
+use super::{Outgoing, Session, Sessions, lock, on_our_clock, try_lock};
 
 /// Largest datagram that is read; ours are smaller.
 const DATAGRAM_MAX: usize = 2_048;
@@ -109,7 +109,10 @@ fn input(
     data: &mut [u8],
 ) {
     let arrived = clock::now();
-    let mut guard = lock(&session.input);
+    // A device is being made, which takes the kernel a moment: this datagram is dropped, the client repeats it.
+    let Some(mut guard) = try_lock(&session.input) else {
+        return;
+    };
     let input = &mut *guard;
     let outcome = match carrier::open(&mut input.opener, data) {
         Ok(payload) => input.target.handle_datagram(arrived, payload),
@@ -194,7 +197,9 @@ fn look_after(sessions: &Sessions, socket: &UdpSocket) -> Duration {
     let mut timeout = IDLE;
     sessions.each(|session| {
         timeout = TICK;
-        let mut guard = lock(&session.input);
+        let Some(mut guard) = try_lock(&session.input) else {
+            return;
+        };
         let input = &mut *guard;
         let now = clock::now();
         input.target.handle_timeout(now);
