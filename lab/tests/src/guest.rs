@@ -204,6 +204,11 @@ impl Process {
             .unwrap_or_default()
     }
 
+    /// Whether it runs no more.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Waits for a line that contains `text` and gives the line.
     ///
     /// # Errors

@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod kvm;
+mod picture;
+mod vivid;
 mod wire;
 
 use std::process::ExitCode;
@@ -18,6 +21,15 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("namespaces", &[boot::namespaces])
     },
     LabTest::new("wire", &[wire::left, wire::right]),
+    LabTest {
+        programs: &["v4l2-ctl"],
+        ..LabTest::new("vivid_640x480", &[vivid::hdmi_640x480])
+    },
+    LabTest::new("vivid_1280x720", &[vivid::hdmi_1280x720]),
+    LabTest {
+        programs: &["v4l2-ctl"],
+        ..LabTest::new("vivid_dongle", &[vivid::dongle_640x480])
+    },
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,196 @@
+//! `soft-kvm-server` and `soft-kvm-client` on the hosts of a test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use soft_kvm_lab_tests::guest::{self, Namespace, Process};
+
+/// How long a program may take to start, to answer or to end: user-mode kernels start them slowly.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// The server's port in every test.
+pub(crate) const PORT: u16 = 7755;
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Host<'a> {
+    /// On the kernel itself.
+    Kernel,
+    /// In a namespace, which is another host to the network and the same one to devices.
+    Namespace(&'a Namespace),
+}
+
+impl Host<'_> {
+    fn command(self, program: &str) -> anyhow::Result<Command> {
+        let path = guest::program(program)?;
+        let mut command = match self {
+            Self::Kernel => Command::new(path),
+            Self::Namespace(namespace) => namespace.command(path),
+        };
+        command.env("RUST_LOG", "info");
+        Ok(command)
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// The program.
+    pub(crate) process: Process,
+    ready: Value,
+    stats: PathBuf,
+}
+
+impl Server {
+    /// Starts it with more `arguments` and waits until it listens.
+    pub(crate) fn start(host: Host<'_>, arguments: &[&str]) -> anyhow::Result<Self> {
+        let folder = guest::folder("server")?;
+        let (ready, stats) = (folder.join("ready.json"), folder.join("stats.json"));
+        // A ready file of a server before is not this one's.
+        let _ = std::fs::remove_file(&ready);
+        let mut process = Process::start(
+            "server",
+            host.command("soft-kvm-server")?
+                .args(["--metrics-port", "0", "--port"])
+                .arg(PORT.to_string())
+                .arg("--state-dir")
+                .arg(folder.join("state"))
+                .arg("--ready-file")
+                .arg(&ready)
+                .arg("--stats-json")
+                .arg(&stats)
+                .args(arguments),
+        )?;
+        let waited = guest::wait_for("the server", SOON, || {
+            (ready.exists() || process.has_ended()).then_some(())
+        });
+        ensure!(
+            waited.is_ok() && ready.exists(),
+            "the server does not serve:\n{}",
+            process.output()
+        );
+        Ok(Self {
+            ready: read_json(&ready)?,
+            process,
+            stats,
+        })
+    }
+
+    /// The pairing code that it shows.
+    pub(crate) fn code(&self) -> anyhow::Result<&str> {
+        let code = self.ready.get("pairing_code").and_then(Value::as_str);
+        code.context("the server shows no pairing code")
+    }
+
+    /// The name that it has for itself.
+    pub(crate) fn name(&self) -> anyhow::Result<&str> {
+        let name = self.ready.get("name").and_then(Value::as_str);
+        name.context("the server has no name")
+    }
+
+    /// Ends it as `systemctl stop` does, and gives its figures.
+    pub(crate) fn stop(mut self) -> anyhow::Result<Value> {
+        self.process.send_signal("TERM")?;
+        self.process.succeed(SOON)?;
+        read_json(&self.stats)
+    }
+}
+
+/// A client's state, and the host that it runs on.
+#[derive(Debug)]
+pub(crate) struct Seat<'a> {
+    host: Host<'a>,
+    folder: PathBuf,
+}
+
+impl<'a> Seat<'a> {
+    pub(crate) fn new(host: Host<'a>) -> anyhow::Result<Self> {
+        let folder = guest::folder("client")?;
+        Ok(Self { host, folder })
+    }
+
+    /// The path of a result.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// A subcommand to its end; gives what it printed.
+    pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.host.command("soft-kvm-client")?;
+        guest::run(
+            command
+                .args(arguments)
+                .env("SOFT_KVM_CLIENT_STATE", self.state()),
+        )
+    }
+
+    /// Pairs with a server by its code.
+    pub(crate) fn pair(&self, server: &str, code: &str) -> anyhow::Result<()> {
+        self.run(&["pair", server, "--code", code]).map(drop)
+    }
+
+    /// Connects without a view; ends by itself when the arguments say so, or by [`Client::stop`].
+    pub(crate) fn connect(&self, server: &str, arguments: &[&str]) -> anyhow::Result<Client> {
+        let stats = self.file("stats.json");
+        let process = Process::start(
+            "client",
+            self.host
+                .command("soft-kvm-client")?
+                .args(["--view", "none", "--server", server, "--state-dir"])
+                .arg(self.state())
+                .arg("--stats-json")
+                .arg(&stats)
+                .args(arguments),
+        )?;
+        Ok(Client { process, stats })
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+}
+
+/// A connected client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// The program.
+    pub(crate) process: Process,
+    stats: PathBuf,
+}
+
+impl Client {
+    /// Waits for its end by itself and gives its figures.
+    pub(crate) fn finish(mut self) -> anyhow::Result<Value> {
+        self.process.succeed(2 * SOON)?;
+        read_json(&self.stats)
+    }
+
+    /// Ends it as Ctrl-C does, and gives its figures.
+    pub(crate) fn stop(self) -> anyhow::Result<Value> {
+        self.process.send_signal("INT")?;
+        self.finish()
+    }
+}
+
+/// Two hosts on one kernel with a cable between them: the server's at 10.1.0.1, the client's at 10.1.0.2.
+pub(crate) fn two_hosts() -> anyhow::Result<(Namespace, Namespace)> {
+    let (target, seat) = (Namespace::new("target")?, Namespace::new("seat")?);
+    Namespace::cable((&target, "10.1.0.1/24"), (&seat, "10.1.0.2/24"))?;
+    Ok((target, seat))
+}
+
+/// The server's address with [`two_hosts`].
+pub(crate) const TARGET: &str = "10.1.0.1:7755";
+
+/// The number at a path such as `/frames/decoded`.
+pub(crate) fn number(stats: &Value, path: &str) -> anyhow::Result<u64> {
+    let value = stats.pointer(path).and_then(Value::as_u64);
+    value.with_context(|| format!("no number {path} in {stats}"))
+}
+
+fn read_json(path: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+}

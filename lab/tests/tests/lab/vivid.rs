@@ -1,0 +1,88 @@
+//! A kernel video device on one host, its picture decoded on another.
+
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use soft_kvm_lab_tests::guest;
+
+use crate::kvm::{self, Host, Seat, Server, TARGET};
+use crate::picture::Picture;
+
+/// An HDMI input, whose signal says the size.
+const HDMI: &[&str] = &[
+    "n_devs=1",
+    "node_types=0x1",
+    "num_inputs=1",
+    "input_types=0x3",
+];
+/// An input without timings, as of a webcam or a USB dongle: the size is asked for.
+const WEBCAM: &[&str] = &[
+    "n_devs=1",
+    "node_types=0x1",
+    "num_inputs=1",
+    "input_types=0x0",
+];
+/// Luma and chroma as the encoder takes them; small pictures have ITU-R 601 otherwise.
+const REC_709: &str = "y_cbcr_encoding=2";
+
+pub(crate) fn hdmi_640x480() -> anyhow::Result<()> {
+    guest::modprobe("vivid", HDMI)?;
+    // The first of the driver's timings: 640x480 at 59.94 Hz.
+    v4l2_ctl(&["--set-dv-bt-timings", "index=0", "--set-ctrl", REC_709])?;
+    decoded_elsewhere(&[], (640, 480))
+}
+
+pub(crate) fn hdmi_1280x720() -> anyhow::Result<()> {
+    guest::modprobe("vivid", HDMI)?;
+    decoded_elsewhere(&[], (1280, 720))
+}
+
+pub(crate) fn dongle_640x480() -> anyhow::Result<()> {
+    guest::modprobe("vivid", WEBCAM)?;
+    v4l2_ctl(&["--set-ctrl", REC_709])?;
+    decoded_elsewhere(&["--size", "640x480"], (640, 480))
+}
+
+fn v4l2_ctl(arguments: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new("v4l2-ctl");
+    guest::run(command.args(["-d", "/dev/video0"]).args(arguments)).map(drop)
+}
+
+fn decoded_elsewhere(arguments: &[&str], size: (usize, usize)) -> anyhow::Result<()> {
+    let (target, seat) = kvm::two_hosts()?;
+    let source = ["--no-discovery", "--source", "v4l2:/dev/video0"];
+    let server = Server::start(
+        Host::Namespace(&target),
+        &[source.as_slice(), arguments].concat(),
+    )?;
+    let seat = Seat::new(Host::Namespace(&seat))?;
+    seat.pair(TARGET, server.code()?)?;
+    let screenshot = seat.file("picture.png");
+    let client = seat.connect(
+        TARGET,
+        &[
+            "--seconds",
+            "3",
+            "--screenshot",
+            &screenshot.to_string_lossy(),
+        ],
+    )?;
+    let shown = client.finish()?;
+    let served = server.stop()?;
+    let picture = Picture::read(&screenshot)?;
+    ensure!(
+        picture.size() == size,
+        "the picture is {:?}",
+        picture.size()
+    );
+    picture.check_bars().with_context(|| format!("{shown}"))?;
+    let decoded = kvm::number(&shown, "/frames/decoded")?;
+    // vivid draws a running clock: each of its pictures is new.
+    ensure!(
+        decoded >= 20,
+        "only {decoded} pictures decoded: {shown}\n{served}"
+    );
+    let undecodable = kvm::number(&shown, "/dropped/decoder")?;
+    ensure!(undecodable == 0, "{undecodable} pictures did not decode");
+    Ok(())
+}
