@@ -11,5 +11,34 @@ pub mod pairing;
 /// Bodies of the fuzz targets in `fuzz/`. Not a public interface.
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::input::fuzzing::*;
     pub use crate::media::fuzzing::*;
+
+    /// Any text as a message of the control channel, both ways.
+    pub fn control_messages(data: &[u8]) {
+        use crate::control::{FromClient, FromServer};
+
+        if let Ok(message) = serde_json::from_slice::<FromClient>(data) {
+            let text = serde_json::to_vec(&message).expect("what was read can be written");
+            assert_eq!(serde_json::from_slice::<FromClient>(&text).ok(), Some(message));
+        }
+        if let Ok(message) = serde_json::from_slice::<FromServer>(data) {
+            let text = serde_json::to_vec(&message).expect("what was read can be written");
+            assert_eq!(serde_json::from_slice::<FromServer>(&text).ok(), Some(message));
+        }
+    }
+
+    /// Any text as a message of the pairing exchange, both ways.
+    pub fn pairing_messages(data: &[u8]) {
+        use crate::pairing::{FromClient, FromServer};
+
+        if let Ok(message) = serde_json::from_slice::<FromClient>(data) {
+            let text = serde_json::to_vec(&message).expect("what was read can be written");
+            assert_eq!(serde_json::from_slice::<FromClient>(&text).ok(), Some(message));
+        }
+        if let Ok(message) = serde_json::from_slice::<FromServer>(data) {
+            let text = serde_json::to_vec(&message).expect("what was read can be written");
+            assert_eq!(serde_json::from_slice::<FromServer>(&text).ok(), Some(message));
+        }
+    }
 }
