@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod input;
+mod keyboard;
 mod kvm;
 mod picture;
 mod vivid;
@@ -30,6 +32,12 @@ const TESTS: &[LabTest] = &[
         programs: &["v4l2-ctl"],
         ..LabTest::new("vivid_dongle", &[vivid::dongle_640x480])
     },
+    LabTest::new("keyboard", &[keyboard::on_one_kernel]),
+    LabTest::new("keyboard_unplugged", &[keyboard::unplugged]),
+    LabTest::new(
+        "two_kernels",
+        &[keyboard::target_kernel, keyboard::seat_kernel],
+    ),
 ];
 
 fn main() -> ExitCode {
