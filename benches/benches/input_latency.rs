@@ -1,1 +1,309 @@
-fn main() {}
+//! How long a keystroke takes: inside one process over real sockets and SRTP, and between two processes.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::Parser;
+use serde::Serialize;
+use soft_kvm_benches::goals::{Goal, Outcome};
+use soft_kvm_benches::machine::{self, Machine};
+use soft_kvm_benches::programs::{Profile, Programs};
+use soft_kvm_benches::report::Summary;
+use soft_kvm_benches::rig::Picture;
+use soft_kvm_benches::run::{Run, measure};
+use soft_kvm_benches::table;
+use soft_kvm_core::MonoTime;
+use soft_kvm_monitoring::Percentiles;
+use soft_kvm_platform::os::clock;
+use soft_kvm_platform::os::net::{Batch, UdpOptions, UdpSocket};
+use soft_kvm_protocol::input::carrier::{self, InputSealer};
+use soft_kvm_protocol::input::{
+    DeviceId, EventReport, HeldKeys, InputEvent, InputHandler, InputReceiver, InputSender, KeyCode,
+};
+use soft_kvm_protocol::media::{MasterKey, Opener, Sealer, Ssrc};
+
+/// Events in a second in one process: an eager gaming mouse.
+const RATE: u32 = 1_000;
+/// Keystrokes in a second between two processes.
+const PROBES: u32 = 100;
+const SENDER: Ssrc = Ssrc(1);
+const RECEIVER: Ssrc = Ssrc(2);
+const KEYS: DeviceId = DeviceId(1);
+
+/// Time of a keystroke from the operator's side to the target's.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// End with the line of the goal.
+    #[arg(long)]
+    p99: bool,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Shorter: shows that it works, the figures are of little use.
+    #[arg(long)]
+    quick: bool,
+    /// Events in one process.
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    events: u32,
+    /// Seconds of typing between two processes.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    seconds: u32,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    in_process: InProcess,
+    processes: Run,
+    outcomes: Vec<Outcome>,
+}
+
+/// One process, two threads, two sockets.
+#[derive(Debug, Serialize)]
+struct InProcess {
+    events: u64,
+    applied_ms: Summary,
+    acknowledged_ms: Summary,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let events = if arguments.quick {
+        2_000
+    } else {
+        arguments.events
+    };
+    let seconds = if arguments.quick {
+        3
+    } else {
+        arguments.seconds
+    };
+    let programs = Programs::build(Profile::Release)?;
+    let machine = Machine::read();
+    println!("{machine}");
+    println!();
+    println!(
+        "one process, {events} events at {RATE}/s: InputSender -> SRTP -> UDP on 127.0.0.1 -> SRTP -> InputReceiver"
+    );
+    println!(
+        "  applied              event handed to the sender -> handed to the receiver's sink, another thread"
+    );
+    println!(
+        "  acknowledged         event handed to the sender -> its acknowledgement read by the sender's thread"
+    );
+    let in_process = in_process(events)?;
+    println!("{}", table::heading("stage"));
+    println!("{}", table::row("applied", &in_process.applied_ms));
+    println!(
+        "{}",
+        table::row("acknowledged", &in_process.acknowledged_ms)
+    );
+    println!("load {}", machine::load());
+    let picture = Picture::default();
+    println!();
+    println!(
+        "two processes over 127.0.0.1, {PROBES} keystrokes/s for {seconds} s, with video at {} {}/s beside them",
+        picture.size, picture.fps
+    );
+    for line in table::legend(table::INPUT) {
+        println!("{line}");
+    }
+    println!(
+        "The sink is the test card's echo. From the operator's device to the target's, through both kernels, it is measured in the device lab: cargo xtask lab test"
+    );
+    let processes = measure(&programs, &picture, seconds, Some(PROBES))?;
+    println!("{}", table::heading("stage"));
+    for line in table::rows(table::INPUT, &processes.report.input) {
+        println!("{line}");
+    }
+    println!("load {}", processes.load);
+    let injected = processes.report.input.get("to_injected_ms");
+    let injected = injected.filter(|summary| summary.count > 0);
+    let outcomes =
+        vec![Goal::Input.measured(injected.context("no keystroke was acknowledged")?.p99)];
+    if arguments.p99 {
+        println!();
+        for outcome in &outcomes {
+            println!("{outcome}");
+        }
+    }
+    if let Some(path) = &arguments.json {
+        let report = Report {
+            machine,
+            in_process,
+            processes,
+            outcomes,
+        };
+        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn in_process(events: u32) -> anyhow::Result<InProcess> {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let options = UdpOptions::default();
+    let (operator, target) = (
+        UdpSocket::bind(any, &options)?,
+        UdpSocket::bind(any, &options)?,
+    );
+    let (to_operator, to_target) = (operator.local_address()?, target.local_address()?);
+    // Both directions of a session have keys of their own; these are nobody's secret.
+    let (client, server) = (
+        MasterKey::new([1; 16], [2; 12]),
+        MasterKey::new([3; 16], [4; 12]),
+    );
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let applied = scope.spawn(|| {
+            let ends = (Opener::new(&client, SENDER), Sealer::new(&server, RECEIVER));
+            receive(&target, to_operator, ends, &done)
+        });
+        let ends = (Sealer::new(&client, SENDER), Opener::new(&server, RECEIVER));
+        let sent = send(&operator, to_target, ends, events);
+        done.store(true, Ordering::Release);
+        let applied = applied
+            .join()
+            .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))??;
+        let applied_ms = summary(&applied);
+        ensure!(
+            applied_ms.count == u64::from(events),
+            "{} of {events} events arrived",
+            applied_ms.count
+        );
+        Ok(InProcess {
+            events: u64::from(events),
+            applied_ms,
+            acknowledged_ms: summary(&sent?),
+        })
+    })
+}
+
+/// The operator's thread: an event at its time, acknowledgements between.
+fn send(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    (sealer, mut opener): (Sealer, Opener),
+    events: u32,
+) -> anyhow::Result<Percentiles> {
+    let (mut sender, mut sealer) = (InputSender::new(), InputSealer::new(sealer));
+    let (mut payload, mut batch) = (Vec::new(), Batch::new(2_048));
+    let mut times = Percentiles::new();
+    let interval = Duration::from_secs(1) / RATE;
+    let start = clock::now();
+    let (mut next, mut pushed) = (start, 0);
+    let deadline = start + interval * events + Duration::from_secs(10);
+    while pushed < events || sender.unconfirmed() > 0 {
+        let now = clock::now();
+        ensure!(now < deadline, "events are not acknowledged");
+        if pushed < events && now >= next {
+            pushed += 1;
+            next = next + interval;
+            sender.push(
+                now,
+                EventReport {
+                    device: KEYS,
+                    time: now,
+                    unfinished: false,
+                    events: &[
+                        InputEvent::key(KeyCode::A, pushed % 2 == 1),
+                        InputEvent::SYN_REPORT,
+                    ],
+                },
+            );
+        }
+        while sender.poll_transmit(now, &mut payload) {
+            socket.send(to, sealer.seal(now, &payload)?)?;
+        }
+        let due = if pushed < events {
+            next.min(sender.poll_timeout())
+        } else {
+            sender.poll_timeout()
+        };
+        socket.wait(due.since(clock::now()), false, None)?;
+        while socket.receive(&mut batch)? > 0 {
+            let now = clock::now();
+            batch.for_each_mut(|_, data| {
+                let summary = carrier::open(&mut opener, data)
+                    .ok()
+                    .and_then(|payload| sender.handle_ack(now, payload).ok());
+                if let Some(stamp) = summary.and_then(|summary| summary.oldest) {
+                    times.record(now.since(stamp));
+                }
+            });
+        }
+    }
+    Ok(times)
+}
+
+/// Notes when each report is applied.
+struct Sink {
+    times: Percentiles,
+}
+
+impl InputHandler for Sink {
+    fn accepts(&mut self, device: DeviceId) -> bool {
+        device == KEYS
+    }
+
+    fn reconcile(&mut self, _: &HeldKeys) {}
+
+    fn report(&mut self, report: EventReport<'_>) {
+        self.times.record(clock::now().since(report.time));
+    }
+}
+
+/// The target's thread.
+fn receive(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    (mut opener, sealer): (Opener, Sealer),
+    done: &AtomicBool,
+) -> anyhow::Result<Percentiles> {
+    let (mut receiver, mut sealer) = (InputReceiver::new(), InputSealer::new(sealer));
+    let mut sink = Sink {
+        times: Percentiles::new(),
+    };
+    let (mut batch, mut payload) = (Batch::new(2_048), Vec::new());
+    while !done.load(Ordering::Acquire) {
+        socket.wait(Duration::from_millis(20), false, None)?;
+        while socket.receive(&mut batch)? > 0 {
+            let now = clock::now();
+            batch.for_each_mut(|_, data| {
+                if let Ok(payload) = carrier::open(&mut opener, data) {
+                    // What is malformed is not counted, so the count at the end tells.
+                    let _ = receiver.handle_datagram(now, payload, &mut sink);
+                }
+            });
+            let now: MonoTime = clock::now();
+            while receiver.poll_transmit(now, &mut payload) {
+                socket.send(to, sealer.seal(now, &payload)?)?;
+            }
+        }
+    }
+    Ok(sink.times)
+}
+
+fn summary(times: &Percentiles) -> Summary {
+    let soft_kvm_monitoring::Summary {
+        count,
+        p50,
+        p95,
+        p99,
+        max,
+    } = times.summary();
+    Summary {
+        count,
+        p50,
+        p95,
+        p99,
+        max,
+    }
+}

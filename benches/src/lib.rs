@@ -10,5 +10,6 @@ pub mod machine;
 pub mod programs;
 pub mod report;
 pub mod rig;
+pub mod run;
 pub mod sampler;
 pub mod table;

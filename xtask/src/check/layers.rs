@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("benches", EVERYTHING),
     ("lab-tests", EVERYTHING),
     ("tests", EVERYTHING),
-    ("xtask", &[]),
+    ("xtask", &["core", "benches"]),
 ];
 
 const PROGRAM: &[&str] = &[
