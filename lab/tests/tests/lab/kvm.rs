@@ -40,6 +40,7 @@ pub(crate) struct Server {
     /// The program.
     pub(crate) process: Process,
     ready: Value,
+    state: PathBuf,
     stats: PathBuf,
 }
 
@@ -48,6 +49,7 @@ impl Server {
     pub(crate) fn start(host: Host<'_>, arguments: &[&str]) -> anyhow::Result<Self> {
         let folder = guest::folder("server")?;
         let (ready, stats) = (folder.join("ready.json"), folder.join("stats.json"));
+        let state = folder.join("state");
         // A ready file of a server before is not this one's.
         let _ = std::fs::remove_file(&ready);
         let mut process = Process::start(
@@ -56,7 +58,7 @@ impl Server {
                 .args(["--metrics-port", "0", "--port"])
                 .arg(PORT.to_string())
                 .arg("--state-dir")
-                .arg(folder.join("state"))
+                .arg(&state)
                 .arg("--ready-file")
                 .arg(&ready)
                 .arg("--stats-json")
@@ -74,6 +76,7 @@ impl Server {
         Ok(Self {
             ready: read_json(&ready)?,
             process,
+            state,
             stats,
         })
     }
@@ -82,6 +85,18 @@ impl Server {
     pub(crate) fn code(&self) -> anyhow::Result<&str> {
         let code = self.ready.get("pairing_code").and_then(Value::as_str);
         code.context("the server shows no pairing code")
+    }
+
+    /// Opens another pairing window, as `soft-kvm-server pair` on `host` does, and gives its code.
+    pub(crate) fn new_code(&self, host: Host<'_>) -> anyhow::Result<String> {
+        let told = guest::run(
+            host.command("soft-kvm-server")?
+                .args(["pair", "--state-dir"])
+                .arg(&self.state),
+        )?;
+        let code = told.split_whitespace().last().unwrap_or_default();
+        ensure!(code.len() == 6, "no code in {told:?}");
+        Ok(code.to_owned())
     }
 
     /// The name that it has for itself.
@@ -107,7 +122,12 @@ pub(crate) struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     pub(crate) fn new(host: Host<'a>) -> anyhow::Result<Self> {
-        let folder = guest::folder("client")?;
+        Self::named("client", host)
+    }
+
+    /// One of several clients.
+    pub(crate) fn named(name: &str, host: Host<'a>) -> anyhow::Result<Self> {
+        let folder = guest::folder(name)?;
         Ok(Self { host, folder })
     }
 
@@ -126,6 +146,17 @@ impl<'a> Seat<'a> {
         )
     }
 
+    /// A subcommand that goes on while the test does something else.
+    pub(crate) fn start(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Process> {
+        let mut command = self.host.command("soft-kvm-client")?;
+        Process::start(
+            name,
+            command
+                .args(arguments)
+                .env("SOFT_KVM_CLIENT_STATE", self.state()),
+        )
+    }
+
     /// Pairs with a server by its code.
     pub(crate) fn pair(&self, server: &str, code: &str) -> anyhow::Result<()> {
         self.run(&["pair", server, "--code", code]).map(drop)
@@ -134,8 +165,9 @@ impl<'a> Seat<'a> {
     /// Connects without a view; ends by itself when the arguments say so, or by [`Client::stop`].
     pub(crate) fn connect(&self, server: &str, arguments: &[&str]) -> anyhow::Result<Client> {
         let stats = self.file("stats.json");
+        let name = self.folder.file_name().unwrap_or_default();
         let process = Process::start(
-            "client",
+            &name.to_string_lossy(),
             self.host
                 .command("soft-kvm-client")?
                 .args(["--view", "none", "--server", server, "--state-dir"])

@@ -5,8 +5,10 @@ mod boot;
 mod input;
 mod keyboard;
 mod kvm;
+mod pairing;
 mod picture;
 mod vivid;
+mod vkms;
 mod wire;
 
 use std::process::ExitCode;
@@ -32,6 +34,12 @@ const TESTS: &[LabTest] = &[
         programs: &["v4l2-ctl"],
         ..LabTest::new("vivid_dongle", &[vivid::dongle_640x480])
     },
+    LabTest::new("vivid_unplugged", &[vivid::unplugged]),
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("vkms", &[vkms::console])
+    },
+    LabTest::new("pairing_mdns", &[pairing::by_name]),
     LabTest::new("keyboard", &[keyboard::on_one_kernel]),
     LabTest::new("keyboard_unplugged", &[keyboard::unplugged]),
     LabTest::new(

@@ -68,6 +68,21 @@ impl Picture {
         Ok(sums.map(|sum| u8::try_from(sum / count).unwrap_or(u8::MAX)))
     }
 
+    /// The share of the pixels, from 0 to 1, that are `wanted`.
+    pub(crate) fn share(&self, wanted: impl Fn([u8; 3]) -> bool) -> f64 {
+        let pixels = self.pixels.chunks_exact(3);
+        let all = pixels.len();
+        let count = pixels
+            .filter(|pixel| <[u8; 3]>::try_from(*pixel).is_ok_and(&wanted))
+            .count();
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "pictures are far below 2^52 pixels"
+        )]
+        let share = count as f64 / all as f64;
+        share
+    }
+
     /// Checks that the lower half shows [`COLOUR_BARS`]; vivid writes text over the upper one.
     pub(crate) fn check_bars(&self) -> anyhow::Result<()> {
         let bar = self.width / COLOUR_BARS.len();

@@ -5,8 +5,8 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use soft_kvm_lab_tests::guest;
 
-use crate::kvm::{self, Host, Seat, Server, TARGET};
-use crate::picture::Picture;
+use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
+use crate::picture::{Picture, near};
 
 /// An HDMI input, whose signal says the size.
 const HDMI: &[&str] = &[
@@ -84,5 +84,89 @@ fn decoded_elsewhere(arguments: &[&str], size: (usize, usize)) -> anyhow::Result
     );
     let undecodable = kvm::number(&shown, "/dropped/decoder")?;
     ensure!(undecodable == 0, "{undecodable} pictures did not decode");
+    Ok(())
+}
+
+/// The device is pulled while somebody watches: a picture with the reason stands in for it, the client goes on decoding
+/// over the same connection, and the device's picture comes back with it.
+pub(crate) fn unplugged() -> anyhow::Result<()> {
+    guest::modprobe("vivid", HDMI)?;
+    let (target, near) = kvm::two_hosts()?;
+    let host = Host::Namespace(&target);
+    let server = Server::start(
+        host,
+        &[
+            "--no-discovery",
+            "--source",
+            "v4l2:/dev/video0",
+            "--fps",
+            "15",
+        ],
+    )?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, server.code()?)?;
+    let other = Seat::named("other", Host::Namespace(&near))?;
+    other.pair(TARGET, &server.new_code(host)?)?;
+    let watching = seat.connect(TARGET, &[])?;
+    look(&other, "before.png")?.check_bars()?;
+
+    guest::unbind("vivid", "vivid.0")?;
+    guest::wait_for("the reason picture", SOON, || {
+        let told = server.process.output();
+        told.contains("the reason is shown").then_some(())
+    })?;
+    let picture = look(&other, "meanwhile.png")?;
+    ensure!(
+        picture.size() == (1280, 720),
+        "the picture is {:?}",
+        picture.size()
+    );
+    ensure!(picture.check_bars().is_err(), "a frozen picture");
+    check_reason(&picture)?;
+
+    guest::bind("vivid", "vivid.0")?;
+    let mut after = Ok(());
+    for _ in 0..5 {
+        after = look(&other, "after.png")?.check_bars();
+        if after.is_ok() {
+            break;
+        }
+    }
+    after.context("the picture does not come back")?;
+    let shown = watching.stop()?;
+    let served = server.stop()?;
+    let connections = kvm::number(&shown, "/connect_ms/count")?;
+    ensure!(connections == 1, "{connections} connections: {shown}");
+    // Bars, the reason with its refresh each second, bars.
+    let decoded = kvm::number(&shown, "/frames/decoded")?;
+    ensure!(
+        decoded >= 30,
+        "only {decoded} pictures decoded: {shown}\n{served}"
+    );
+    ensure!(kvm::number(&shown, "/dropped/decoder")? == 0, "{shown}");
+    Ok(())
+}
+
+/// The first picture that a new viewer gets.
+fn look(seat: &Seat<'_>, name: &str) -> anyhow::Result<Picture> {
+    let screenshot = seat.file(name);
+    let arguments = [
+        "--force",
+        "--seconds",
+        "2",
+        "--screenshot",
+        &screenshot.to_string_lossy(),
+    ];
+    seat.connect(TARGET, &arguments)?.finish()?;
+    Picture::read(&screenshot)
+}
+
+/// Light words on a dark ground: neither black nor frozen.
+fn check_reason(picture: &Picture) -> anyhow::Result<()> {
+    let (width, height) = picture.size();
+    let ground = picture.colour((width / 2, height / 8), (width / 2, height / 8))?;
+    ensure!(near(ground, [24, 28, 36]), "the ground is {ground:?}");
+    let light = picture.share(|pixel| pixel.iter().all(|part| *part > 150));
+    ensure!((0.002..0.2).contains(&light), "a share of {light} is text");
     Ok(())
 }

@@ -1,0 +1,115 @@
+//! A screen of the kernel's virtual display, decoded on another host.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context as _, ensure};
+use drm::Device as DrmDevice;
+use drm::buffer::{Buffer as _, DrmFourcc};
+use drm::control::dumbbuffer::DumbBuffer;
+use drm::control::{Device as ControlDevice, framebuffer};
+
+use crate::kvm::{self, Host, Seat, Server, TARGET};
+use crate::picture::{COLOUR_BARS, Picture, near};
+
+const BLUE: [u8; 3] = [0, 0, 191];
+
+/// What a text console's framebuffer shows is what the client decodes, also after it has changed.
+pub(crate) fn console() -> anyhow::Result<()> {
+    let mut screen = Screen::new()?;
+    let bar = screen.width.div_ceil(COLOUR_BARS.len());
+    screen.paint(|x, _| COLOUR_BARS.get(x / bar).copied().unwrap_or_default())?;
+    let (target, seat) = kvm::two_hosts()?;
+    let server = Server::start(
+        Host::Namespace(&target),
+        &["--no-discovery", "--source", "kms", "--fps", "10"],
+    )?;
+    let seat = Seat::new(Host::Namespace(&seat))?;
+    seat.pair(TARGET, server.code()?)?;
+    let picture = look(&seat, "bars.png")?;
+    ensure!(picture.size() == (screen.width, screen.height));
+    picture.check_bars()?;
+    screen.paint(|_, _| BLUE)?;
+    let picture = look(&seat, "blue.png")?;
+    let middle = (screen.width / 2, screen.height / 2);
+    let got = picture.colour(middle, (screen.width / 2, screen.height / 2))?;
+    ensure!(near(got, BLUE), "{got:?}, not {BLUE:?}");
+    server.stop()?;
+    Ok(())
+}
+
+fn look(seat: &Seat<'_>, name: &str) -> anyhow::Result<Picture> {
+    let screenshot = seat.file(name);
+    let client = seat.connect(
+        TARGET,
+        &[
+            "--seconds",
+            "2",
+            "--screenshot",
+            &screenshot.to_string_lossy(),
+        ],
+    )?;
+    let shown = client.finish()?;
+    ensure!(kvm::number(&shown, "/dropped/decoder")? == 0, "{shown}");
+    Picture::read(&screenshot)
+}
+
+#[derive(Debug)]
+struct Card(File);
+
+impl AsFd for Card {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+impl DrmDevice for Card {}
+impl ControlDevice for Card {}
+
+/// A mode with a linear framebuffer, as a text console has.
+#[derive(Debug)]
+struct Screen {
+    card: Card,
+    buffer: DumbBuffer,
+    _framebuffer: framebuffer::Handle,
+    width: usize,
+    height: usize,
+}
+
+impl Screen {
+    fn new() -> anyhow::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/dri/card0");
+        let card = Card(file.context("/dev/dri/card0")?);
+        let resources = card.resource_handles()?;
+        let connector = *resources.connectors().first().context("no connector")?;
+        let info = card.get_connector(connector, true)?;
+        let mode = *info.modes().first().context("no mode")?;
+        let (width, height) = mode.size();
+        let buffer =
+            card.create_dumb_buffer((width.into(), height.into()), DrmFourcc::Xrgb8888, 32)?;
+        let framebuffer = card.add_framebuffer(&buffer, 24, 32)?;
+        let crtc = *resources.crtcs().first().context("no CRTC")?;
+        card.set_crtc(crtc, Some(framebuffer), (0, 0), &[connector], Some(mode))?;
+        Ok(Self {
+            card,
+            buffer,
+            _framebuffer: framebuffer,
+            width: width.into(),
+            height: height.into(),
+        })
+    }
+
+    fn paint(&mut self, colour: impl Fn(usize, usize) -> [u8; 3]) -> anyhow::Result<()> {
+        let pitch = usize::try_from(self.buffer.pitch())?;
+        let mut map = self.card.map_dumb_buffer(&mut self.buffer)?;
+        for (y, line) in map.chunks_exact_mut(pitch).enumerate() {
+            for (x, pixel) in line.chunks_exact_mut(4).take(self.width).enumerate() {
+                let [red, green, blue] = colour(x, y);
+                pixel.copy_from_slice(&[blue, green, red, 0]);
+            }
+        }
+        Ok(())
+    }
+}
