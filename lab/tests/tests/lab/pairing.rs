@@ -6,9 +6,10 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use soft_kvm_lab_tests::guest::{self, Namespace};
 
-use crate::kvm::{self, Host, PORT, SOON, Seat, Server};
+use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
 
 const NAME: &str = "rack-7";
+const WRONG: &str = "the code is wrong";
 /// A server that says its name and shows the test card.
 const STORY: &str = "(import 'default.jsonnet') + {
   control+: { name: 'rack-7' },
@@ -43,7 +44,7 @@ pub(crate) fn by_name() -> anyhow::Result<()> {
     ]);
     ensure!(stranger.is_err(), "a stranger was let in");
     let code = server.code()?.to_owned();
-    refused(&seat, &wrong(&code))?;
+    refused(&seat, NAME, &wrong(&code), WRONG)?;
     let told = seat.run(&["pair", NAME, "--code", &code])?;
     ensure!(told.contains(NAME), "paired with whom? {told}");
     watch(&seat)?;
@@ -52,9 +53,9 @@ pub(crate) fn by_name() -> anyhow::Result<()> {
     let other = Seat::named("other", Host::Namespace(&near))?;
     let code = server.new_code(Host::Namespace(&target))?;
     for _ in 0..5 {
-        refused(&other, &wrong(&code))?;
+        refused(&other, TARGET, &wrong(&code), WRONG)?;
     }
-    refused(&other, &code)?;
+    refused(&other, TARGET, &code, "pairing is not open")?;
     ensure!(
         !server.process.has_ended(),
         "the server ended:\n{}",
@@ -74,8 +75,8 @@ pub(crate) fn by_name() -> anyhow::Result<()> {
     watch(&seat)?;
 
     // Whoever listens while the server ends hears its goodbye.
-    let mut listening = seat.start("discover", &["discover", "--json", "--seconds", "6"])?;
-    std::thread::sleep(Duration::from_secs(3));
+    let mut listening = seat.start("discover", &["discover", "--json", "--seconds", "4"])?;
+    std::thread::sleep(Duration::from_secs(2));
     server.stop()?;
     let left = listening.succeed(SOON)?;
     let left: Vec<Value> = serde_json::from_str(json_of(&left)?)?;
@@ -118,28 +119,29 @@ fn discover_both_families(host: &Namespace, seat: &Seat<'_>) -> anyhow::Result<V
 }
 
 fn watch(seat: &Seat<'_>) -> anyhow::Result<()> {
-    let shown = seat.connect(NAME, &["--seconds", "4"])?.finish()?;
+    let shown = seat.connect(NAME, &["--seconds", "3"])?.finish()?;
     let decoded = kvm::number(&shown, "/frames/decoded")?;
     ensure!(decoded > 0, "no picture came: {shown}");
     Ok(())
 }
 
-fn refused(seat: &Seat<'_>, code: &str) -> anyhow::Result<()> {
-    let told = seat.run(&["pair", NAME, "--code", code]);
-    let Err(error) = told else {
+/// Pairs in vain, for this reason.
+fn refused(seat: &Seat<'_>, server: &str, code: &str, reason: &str) -> anyhow::Result<()> {
+    let Err(error) = seat.run(&["pair", server, "--code", code]) else {
         anyhow::bail!("the code {code} was taken");
     };
-    guest::log(format!("refused: {error:#}"));
+    let told = format!("{error:#}");
+    ensure!(told.contains(reason), "refused for another reason: {told}");
     let unpaired = seat.run(&[
         "--server",
-        NAME,
+        server,
         "--view",
         "none",
         "--once",
         "--seconds",
         "3",
     ]);
-    ensure!(unpaired.is_err(), "paired by a wrong code");
+    ensure!(unpaired.is_err(), "paired by a refused code");
     Ok(())
 }
 
