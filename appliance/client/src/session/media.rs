@@ -157,20 +157,28 @@ impl Worker {
             loop {
                 match self.socket.receive(&mut batch) {
                     Ok(0) => break,
-                    Ok(_) => batch.for_each_mut(|_, data| self.datagram(data, &outputs)),
+                    Ok(_) => batch.for_each_mut(|_, data| self.datagram(data, &mut outputs)),
                     // An ICMP error: the server is gone, which the control channel tells too.
                     Err(error) => tracing::trace!(%error, "receiving"),
                 }
                 self.pictures(&mut outputs);
             }
             self.pictures(&mut outputs);
+            let now = clock::now();
+            if outputs
+                .relay
+                .as_mut()
+                .is_some_and(|relay| relay.wants_key_frame(now))
+            {
+                self.receiver.request_key_frame(now);
+            }
             timeout = self.transmit().since(clock::now()).min(IDLE);
             lock(&outputs.stats).set_received(self.receiver.stats());
         }
         lock(&outputs.stats).end_connection();
     }
 
-    fn datagram(&mut self, data: &mut [u8], outputs: &Outputs) {
+    fn datagram(&mut self, data: &mut [u8], outputs: &mut Outputs) {
         let now = clock::now();
         let outcome = match classify(data) {
             Some(DatagramKind::Rtp { ssrc, .. }) if ssrc.0 == self.feedback => {
@@ -182,7 +190,7 @@ impl Worker {
                 return;
             }
             Some(DatagramKind::Rtp { .. }) => self.receiver.handle_rtp(now, data).map(|received| {
-                if let Some(relay) = outputs.relay.as_ref() {
+                if let Some(relay) = outputs.relay.as_mut() {
                     relay.rtp(received.packet);
                 }
             }),
