@@ -17,6 +17,9 @@ pub(crate) struct Sampler {
     at: Instant,
     cpu: Duration,
     cpu_start: Duration,
+    /// CPU and wall time of the intervals at whose both ends somebody was connected.
+    connected: (Duration, Duration),
+    was_connected: bool,
     seen: Seen,
 }
 
@@ -42,6 +45,7 @@ pub(crate) struct ServerStats {
     packets: u64,
     retransmitted: u64,
     bytes: u64,
+    /// Of one core, while somebody was connected; over the whole time if nobody was for two seconds.
     cpu_percent: f64,
     rss_peak_mb: f64,
     seconds: f64,
@@ -75,6 +79,8 @@ impl Sampler {
             at: now,
             cpu,
             cpu_start: cpu,
+            connected: (Duration::ZERO, Duration::ZERO),
+            was_connected: false,
             seen: Seen::default(),
         }
     }
@@ -82,12 +88,17 @@ impl Sampler {
     /// Adds what happened since the last call to the metrics.
     pub(crate) fn sample(&mut self, metrics: &Metrics, pipeline: &Shared, sessions: &Sessions) {
         let (now, cpu) = (Instant::now(), cpu_time());
-        let wall = now.duration_since(self.at).as_secs_f64();
-        if wall > 0.0 {
-            let percent = cpu.saturating_sub(self.cpu).as_secs_f64() / wall * 100.0;
-            metrics.sample_process(percent, resident().0);
+        let spent = (cpu.saturating_sub(self.cpu), now.duration_since(self.at));
+        if !spent.1.is_zero() {
+            metrics.sample_process(percent(spent), resident().0);
         }
         (self.at, self.cpu) = (now, cpu);
+        let connected = !sessions.all().is_empty();
+        if connected && self.was_connected {
+            self.connected.0 += spent.0;
+            self.connected.1 += spent.1;
+        }
+        self.was_connected = connected;
         let seen = look(pipeline, sessions);
         let old = std::mem::replace(&mut self.seen, seen);
         metrics.count_frames(
@@ -129,8 +140,8 @@ impl Sampler {
         story: String,
     ) -> ServerStats {
         let seen = look(pipeline, sessions);
-        let seconds = self.started.elapsed().as_secs_f64();
-        let cpu = cpu_time().saturating_sub(self.cpu_start).as_secs_f64();
+        let elapsed = self.started.elapsed();
+        let whole = (cpu_time().saturating_sub(self.cpu_start), elapsed);
         ServerStats {
             frames: Frames {
                 captured: seen.captured,
@@ -147,13 +158,13 @@ impl Sampler {
             packets: seen.packets,
             retransmitted: seen.repairs,
             bytes: seen.bytes,
-            cpu_percent: if seconds > 0.0 {
-                cpu / seconds * 100.0
+            cpu_percent: if self.connected.1.is_zero() {
+                percent(whole)
             } else {
-                0.0
+                percent(self.connected)
             },
             rss_peak_mb: resident().1,
-            seconds,
+            seconds: elapsed.as_secs_f64(),
             source: pipeline.source(),
             story,
         }
@@ -176,6 +187,11 @@ fn look(pipeline: &Shared, sessions: &Sessions) -> Seen {
         repairs: video.repairs,
         bytes: video.bytes,
     }
+}
+
+/// CPU over wall time, of one core.
+fn percent((cpu, wall): (Duration, Duration)) -> f64 {
+    cpu.as_secs_f64() / wall.as_secs_f64().max(1e-9) * 100.0
 }
 
 fn cpu_time() -> Duration {

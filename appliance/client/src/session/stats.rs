@@ -34,6 +34,8 @@ pub(crate) struct Stats {
     current: ReceiverStats,
     /// How the server's clock relates to ours.
     pub(crate) clock: Option<ClockOffset>,
+    /// The error of the last alignment of any connection.
+    clock_error_ns: Option<u64>,
     /// What the picture is.
     pub(crate) video: Option<VideoInfo>,
     ages: Vec<u32>,
@@ -69,6 +71,7 @@ impl Stats {
             total: ReceiverStats::default(),
             current: ReceiverStats::default(),
             clock: None,
+            clock_error_ns: None,
             video: None,
             ages: Vec::with_capacity(MAX_AGES),
         }
@@ -135,7 +138,9 @@ impl Stats {
     pub(crate) fn end_connection(&mut self) {
         add(&mut self.total, &self.current);
         self.current = ReceiverStats::default();
-        self.clock = None;
+        if let Some(clock) = self.clock.take() {
+            self.clock_error_ns = Some(clock.error_ns);
+        }
     }
 
     /// Ages of the frames since the last call, for the server.
@@ -231,7 +236,11 @@ impl Stats {
                 to_echo_ms: self.input_to_echo.summary(),
             },
             connect_ms: self.connect.summary(),
-            clock_error_ms: self.clock.map(|clock| millis(clock.error_ns)),
+            clock_error_ms: self
+                .clock
+                .map(|clock| clock.error_ns)
+                .or(self.clock_error_ns)
+                .map(millis),
             source: self.video.as_ref().map(|video| video.source.clone()),
             encoder: self.video.as_ref().map(|video| video.encoder.clone()),
             size: self.video.as_ref().map(|video| video.size.to_string()),
