@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
 use soft_kvm_core::{Bitrate, FrameRate, MonoTime, Size};
-use soft_kvm_platform_openh264::{Decoder, Encoder};
+use soft_kvm_platform::openh264::{Decoder, Encoder};
 use soft_kvm_protocol::input::echo::EchoSnapshot;
 use soft_kvm_video::codec::{EncoderConfig, VideoDecoder, VideoEncoder};
 use soft_kvm_video::convert::{Converter, Update};

@@ -20,11 +20,17 @@ pub mod fuzzing {
 
         if let Ok(message) = serde_json::from_slice::<FromClient>(data) {
             let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(serde_json::from_slice::<FromClient>(&text).ok(), Some(message));
+            assert_eq!(
+                serde_json::from_slice::<FromClient>(&text).ok(),
+                Some(message)
+            );
         }
         if let Ok(message) = serde_json::from_slice::<FromServer>(data) {
             let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(serde_json::from_slice::<FromServer>(&text).ok(), Some(message));
+            assert_eq!(
+                serde_json::from_slice::<FromServer>(&text).ok(),
+                Some(message)
+            );
         }
     }
 
@@ -34,11 +40,17 @@ pub mod fuzzing {
 
         if let Ok(message) = serde_json::from_slice::<FromClient>(data) {
             let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(serde_json::from_slice::<FromClient>(&text).ok(), Some(message));
+            assert_eq!(
+                serde_json::from_slice::<FromClient>(&text).ok(),
+                Some(message)
+            );
         }
         if let Ok(message) = serde_json::from_slice::<FromServer>(data) {
             let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(serde_json::from_slice::<FromServer>(&text).ok(), Some(message));
+            assert_eq!(
+                serde_json::from_slice::<FromServer>(&text).ok(),
+                Some(message)
+            );
         }
     }
 }

@@ -8,7 +8,9 @@ use soft_kvm_core::MonoTime;
 use super::codes::{EventType, KeyCode};
 
 /// An operator's device within one session; never used again for another device of that session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct DeviceId(pub u16);
 
