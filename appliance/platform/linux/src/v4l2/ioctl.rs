@@ -278,8 +278,10 @@ pub(super) struct Filled {
     pub(super) stamp: Option<MonoTime>,
     /// The data is not to be used (`V4L2_BUF_FLAG_ERROR`).
     pub(super) broken: bool,
-    /// Bytes of the first plane, and where they begin.
+    /// Bytes of the first plane, from the start of its memory.
     pub(super) used: u32,
+    /// Where each plane's data begins in its memory: behind a header in some devices of the multi-planar API.
+    pub(super) data_offsets: [u32; PLANES_MAX],
 }
 
 /// What taking a buffer out came to.
@@ -315,6 +317,10 @@ pub(super) fn dequeue_buffer(fd: &impl AsFd, api: Api) -> Result<Dequeued> {
         used: match api {
             Api::Single => raw.bytesused,
             Api::Multi => planes[0].bytesused,
+        },
+        data_offsets: match api {
+            Api::Single => [0; PLANES_MAX],
+            Api::Multi => planes.map(|plane| plane.data_offset),
         },
     }))
 }

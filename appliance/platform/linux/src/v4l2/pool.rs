@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -18,11 +19,13 @@ use super::ioctl::{self, Api};
 struct Mapping {
     start: NonNull<libc::c_void>,
     len: usize,
+    /// Where the data of the buffer's last picture begins, as the driver said.
+    data: AtomicUsize,
 }
 
 // SAFETY: the mapping is owned, read-only, and reading it is possible from any thread.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; nothing in it changes through `&self`.
+// SAFETY: as above; only an atomic number changes through `&self`.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -43,6 +46,7 @@ impl Mapping {
         Ok(Self {
             start,
             len: len.get(),
+            data: AtomicUsize::new(0),
         })
     }
 
@@ -50,6 +54,10 @@ impl Mapping {
     fn bytes(&self) -> &[u8] {
         // SAFETY: the mapping is `len` bytes long, readable, and lives as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr().cast(), self.len) }
+    }
+
+    fn data(&self) -> usize {
+        self.data.load(Ordering::Relaxed)
     }
 }
 
@@ -117,9 +125,24 @@ impl BufferPool {
         *self.running() = false;
     }
 
-    /// All bytes of a buffer's first plane in memory, for compressed formats.
-    pub(super) fn bytes(&self, buffer: u32) -> Option<&[u8]> {
-        Some(self.mappings.get(buffer as usize)?.first()?.bytes())
+    /// A buffer came filled, with its data at these places of its memory; false if its picture does not fit behind them.
+    pub(super) fn filled(&self, buffer: u32, data_offsets: &[u32]) -> bool {
+        let Some(maps) = self.mappings.get(buffer as usize) else {
+            return false;
+        };
+        for (map, offset) in maps.iter().zip(data_offsets) {
+            map.data.store(*offset as usize, Ordering::Relaxed);
+        }
+        self.places.iter().all(|place| {
+            maps.get(place.memory)
+                .is_some_and(|map| map.data() + place.offset + place.len <= map.len)
+        })
+    }
+
+    /// The first `used` bytes of a buffer's first memory, without what stands before the data; for compressed formats.
+    pub(super) fn bytes(&self, buffer: u32, used: usize) -> Option<&[u8]> {
+        let map = self.mappings.get(buffer as usize)?.first()?;
+        map.bytes().get(..used.min(map.len))?.get(map.data()..)
     }
 
     // A panic elsewhere leaves a boolean as consistent as it was.
@@ -133,7 +156,7 @@ impl FramePool for BufferPool {
         let place = self.places.get(plane)?;
         let memory = self.mappings.get(buffer as usize)?.get(place.memory)?;
         Some(Plane {
-            data: memory.bytes().get(place.offset..)?,
+            data: memory.bytes().get(memory.data() + place.offset..)?,
             stride: place.stride,
         })
     }

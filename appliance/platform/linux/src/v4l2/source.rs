@@ -240,13 +240,18 @@ impl V4l2Source {
             captured: filled.stamp.map_or(now, |stamp| stamp.min(now)),
             damage: Damage::Unknown,
         };
+        if !running.pool.filled(filled.index, &filled.data_offsets) {
+            self.counters.damaged += 1;
+            running.pool.release(filled.index);
+            return None;
+        }
         let lent: Arc<dyn FramePool> = running.pool.clone();
         let raw = match (running.layout, &running.jpeg) {
             (Layout::Raw(format), _) => Frame::new(info(format), lent, filled.index),
             (Layout::Jpeg, Some(pictures)) => {
                 let used = usize::try_from(filled.used).unwrap_or(usize::MAX);
-                let bytes = running.pool.bytes(filled.index).unwrap_or_default();
-                let decoded = pictures.decode(bytes.get(..used).unwrap_or(bytes));
+                let bytes = running.pool.bytes(filled.index, used);
+                let decoded = pictures.decode(bytes.unwrap_or_default());
                 running.pool.release(filled.index);
                 match decoded {
                     Decoded::Picture(index) => {
