@@ -83,6 +83,7 @@ pub struct Rig {
     server: Process,
     ready: Ready,
     clients: u32,
+    console: bool,
 }
 
 impl Rig {
@@ -111,7 +112,8 @@ impl Rig {
             ])
             .stdin(Stdio::null());
         if !console {
-            command.stdout(Stdio::null()).env("RUST_LOG", "warn");
+            command.stdout(Stdio::null());
+            quiet(&mut command);
         }
         let mut server = Process::spawn(&mut command)?;
         let started = Instant::now();
@@ -133,6 +135,7 @@ impl Rig {
             server,
             ready,
             clients: 0,
+            console,
         })
     }
 
@@ -192,6 +195,9 @@ impl Rig {
             .args([OsString::from("--stats-json"), figures.clone().into()])
             .args(options)
             .stdin(Stdio::null());
+        if !self.console {
+            quiet(&mut command);
+        }
         Ok(Client {
             process: Process::spawn(&mut command)?,
             figures,
@@ -249,6 +255,14 @@ impl Client {
         let status = self.process.wait(None)?;
         ensure!(status.success(), "soft-kvm-client failed ({status})");
         read(&self.figures)
+    }
+}
+
+/// Leaves out what goes well, unless the user asked for a log.
+fn quiet(command: &mut Command) {
+    const LOG: &str = "SOFT_KVM_LOG";
+    if std::env::var_os(LOG).is_none() {
+        command.env(LOG, "error");
     }
 }
 
