@@ -1,0 +1,190 @@
+//! Bad bytes on every port while a client watches: the stream goes on, the server lives.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use soft_kvm_tests::need::python;
+use soft_kvm_tests::programs::{json, number};
+use soft_kvm_tests::{Need, Server, Stage, TESTCARD, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test {
+        name: "hostile::random_bytes_on_every_port",
+        needs: &[],
+        run: random_bytes_on_every_port,
+    },
+    Test {
+        name: "hostile::oversized_requests_and_frames",
+        needs: &[Need::Python("websockets"), Need::Program("openssl")],
+        run: oversized_requests_and_frames,
+    },
+];
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs `attack` while a paired client watches; afterwards the client has its pictures and the server answers.
+fn under_attack(
+    stage: &Stage,
+    attack: impl FnOnce(&Server) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut server = Server::start(stage, TESTCARD)?;
+    server.pair(stage)?;
+    let stats = stage.file("client.json");
+    let mut command = server.watch(stage, 6, &["--probe-input", "20"])?;
+    let client = stage.start("client", command.arg("--stats-json").arg(&stats))?;
+    client.says("connected", LIMIT)?;
+    attack(&server)?;
+    let ended = client.wait(LIMIT)?.success()?;
+    ensure!(
+        ended.stderr.matches("connected").count() == 1,
+        "{}",
+        ended.stderr
+    );
+    let stats = json(&stats)?;
+    let decoded = number(&stats, "/frames/decoded")?;
+    ensure!(decoded > 90.0, "only {decoded} pictures came: {stats}");
+    ensure!(number(&stats, "/dropped/malformed")? == 0.0, "{stats}");
+    ensure!(number(&stats, "/input/to_echo_ms/count")? > 20.0, "{stats}");
+    ensure!(server.process.is_running()?, "the server ended");
+    let log = server.process.stderr();
+    ensure!(!log.contains("panicked"), "{log}");
+    ensure!(
+        server.metrics()?.contains("soft_kvm_"),
+        "no metrics any more"
+    );
+    Ok(())
+}
+
+/// Bytes that look random, the same in every run (xorshift).
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, length: u64) -> Vec<u8> {
+        (0..length).map(|_| self.next().to_le_bytes()[3]).collect()
+    }
+}
+
+fn random_bytes_on_every_port(stage: &Stage) -> anyhow::Result<()> {
+    under_attack(stage, |server| {
+        let mut noise = Noise(0x2545_f491_4f6c_dd1d);
+        for port in [server.port()?, server.metrics_port()?] {
+            for _ in 0..50 {
+                let length = 1 + noise.next() % 4_000;
+                answer(port, &noise.bytes(length))?;
+            }
+        }
+        // A TLS record header and a client hello that never ends.
+        for length in [0_u64, 1, 4, 5, 40, 200] {
+            let mut hello = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+            hello.extend(noise.bytes(length));
+            answer(server.port()?, &hello)?;
+        }
+        answer(
+            server.metrics_port()?,
+            &[b"GET /", &[b'x'; 100_000][..]].concat(),
+        )?;
+        let huge = format!(
+            "GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n",
+            "y".repeat(100_000)
+        );
+        answer(server.metrics_port()?, huge.as_bytes())?;
+        datagrams(server.port()?, &mut noise)
+    })
+}
+
+/// Random datagrams, and such as look like the start of RTP, RTCP and input.
+fn datagrams(port: u16, noise: &mut Noise) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    for round in 0..3_000_u64 {
+        let length = noise.next() % 1_500;
+        let mut datagram = noise.bytes(length);
+        let header: &[u8] = match round % 4 {
+            0 => &[],
+            1 => &[0x80, 96],
+            2 => &[0x90, 97, 0, 1],
+            _ => &[0x81, 201, 0, 7],
+        };
+        for (to, from) in datagram.iter_mut().zip(header) {
+            *to = *from;
+        }
+        // A full socket is as good as a lost datagram.
+        let _ = socket.send_to(&datagram, ("127.0.0.1", port));
+    }
+    Ok(())
+}
+
+/// Sends bytes and reads until the server closes; it may close at any moment.
+fn answer(port: u16, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let mut answer = Vec::new();
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read_to_end(&mut answer);
+    Ok(answer)
+}
+
+/// Inside TLS, with a key that nobody knows: requests too large, and frames on the pairing path.
+const REQUESTS: &str = r#"
+import asyncio, os, socket, ssl, sys, websockets
+port, certificate, key = sys.argv[1:4]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname = False
+context.verify_mode = ssl.CERT_NONE
+context.load_cert_chain(certificate, key)
+def request(data):
+    try:
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=3) as plain:
+            with context.wrap_socket(plain) as tls:
+                tls.sendall(data)
+                return tls.recv(100)
+    except OSError as error:
+        return type(error).__name__
+start = b"GET /control HTTP/1.1\r\nHost: x\r\n"
+for data in [start + b"X: " + b"y" * 200000 + b"\r\n\r\n", start + b"X: y\r\n" * 5000 + b"\r\n",
+             b"\0" * 5000, os.urandom(5000), b"GET " + b"/" * 100000,
+             b"POST /pair HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n"]:
+    answer = request(data)
+    print("request", answer)
+async def frames():
+    for message in ["x" * 5000000, os.urandom(70000), "", "{}", "[" * 60000, '{"type":"hello"}', b"\0" * 300]:
+        try:
+            async with websockets.connect(f"wss://127.0.0.1:{port}/pair", ssl=context,
+                                          subprotocols=["soft-kvm.v1"], max_size=None) as socket:
+                await socket.send(message)
+                print("frame", (await asyncio.wait_for(socket.recv(), 3))[:80])
+        except Exception as error:
+            print("frame", type(error).__name__)
+asyncio.run(frames())
+print("done")
+"#;
+
+fn oversized_requests_and_frames(stage: &Stage) -> anyhow::Result<()> {
+    under_attack(stage, |server| {
+        let (certificate, key) = crate::security::stranger(stage)?;
+        let mut command = Command::new(python("websockets").context("asked for before")?);
+        command
+            .args(["-c", REQUESTS, &server.port()?.to_string()])
+            .args([certificate, key]);
+        let told = stage
+            .run("requests", LIMIT, &mut command)?
+            .success()?
+            .stdout;
+        ensure!(told.contains("done"), "{told}");
+        ensure!(
+            !told.contains("HTTP/1.1 101") && !told.contains("HTTP/1.1 200"),
+            "{told}"
+        );
+        Ok(())
+    })
+}
