@@ -60,7 +60,9 @@ async fn exchange(
         bail!("the try was taken twice");
     };
     let concluded = context.with_pairing(|window| window.conclude(clock::now(), started, &confirm));
-    context.pairing_changed();
+    if concluded.is_err() {
+        context.pairing_changed();
+    }
     let paired = or_tell(socket, concluded).await?;
     let name = paired.client.name.clone();
     let peer = Peer {
