@@ -1,4 +1,4 @@
-//! What each stage of the video path costs by itself: draw, convert, encode, decode, at 1080p.
+//! What each stage of the picture costs by itself, on one thread, without a network.
 //!
 //! One thread, no network, frames back to back. Each clock runs around one call of the stage, in the order of the real path
 //! (so caches are as cold as the stage before leaves them). Frames without a change are not encoded and do not count.

@@ -29,7 +29,7 @@ pub struct Cli {
 /// Which server, and whose key.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TargetArgs {
-    /// Server by its name (found by mDNS, then at its last address) or by HOST[:PORT].
+    /// Server by its name (found by mDNS, then at its last address) or by `HOST` or `HOST:PORT`.
     #[arg(long, short, value_name = "NAME|ADDR")]
     pub server: Option<String>,
     /// Folder of the key and the paired servers.

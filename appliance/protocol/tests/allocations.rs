@@ -152,7 +152,7 @@ fn input_events_do_not_allocate() {
     let mut now = MonoTime::from_nanos(1_000_000_000);
     let mut event = |number: u32| {
         now = now + Duration::from_millis(1);
-        let key = InputEvent::key(KeyCode(30), number % 2 == 0);
+        let key = InputEvent::key(KeyCode(30), number.is_multiple_of(2));
         let motion = [
             InputEvent::new(EventType::REL, 0, 3),
             InputEvent::new(EventType::REL, 1, -2),

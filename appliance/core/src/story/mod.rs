@@ -3,7 +3,7 @@
 //! A story is Jsonnet (or plain JSON): an object of nodes, each `{ kind, inputs, …parameters }`. Checking fills in the
 //! defaults, so two stories that mean the same network have the same ids however they are written. A node's id is the
 //! SHA-256 of its canonical JSON (RFC 8785) with its inputs replaced by their ids, a Merkle DAG: on reload only the
-//! nodes whose id changed restart ([`diff`]).
+//! nodes whose id changed restart ([`diff()`]).
 //!
 //! Each kind occurs at most once so far; `source`, `encoder`, `transport` and `control` are required. A node
 //! set to `null` is a node that is not there: without a `sink` the server is view-only, without `discovery` it is not

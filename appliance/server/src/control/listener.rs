@@ -103,7 +103,7 @@ async fn connection(
         let response = route(
             &tasks,
             request,
-            Peer {
+            &Peer {
                 remote,
                 key,
                 accepted,
@@ -130,14 +130,13 @@ struct Peer {
 fn route(
     tasks: &Arc<Executor<'static>>,
     mut request: Request<Incoming>,
-    peer: Peer,
-    context: &Arc<Context>,
-) -> Response<Full<Bytes>> {
-    let Peer {
+    &Peer {
         remote,
         key,
         accepted,
-    } = peer;
+    }: &Peer,
+    context: &Arc<Context>,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
     }

@@ -1,7 +1,7 @@
 //! Capture from V4L2 devices: HDMI receivers, capture dongles, webcams; MMAP streaming.
 //!
 //! The kernel wants its calls in one order; the types keep it: `device::Device` (opened, input chosen)
-//! → `device::Configured` (timings, format and rate set) → [`device::Running`] (buffers mapped, queued,
+//! → `device::Configured` (timings, format and rate set) → `device::Running` (buffers mapped, queued,
 //! `STREAMON`), whose end is `STREAMOFF`. [`V4l2Source`] moves between them as the signal comes and goes.
 
 mod abi;
