@@ -65,6 +65,11 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         &[Test, Lab],
     ),
     ("kmod", "loads the lab's kernel modules", &[Test, Lab]),
+    (
+        "libxkbcommon-x11-0",
+        "keyboard maps for the viewer's window",
+        &[Demo, Test],
+    ),
     ("libdrm-tests", "modetest sets modes in the lab", &[Test]),
     (
         "libinput-tools",
@@ -93,6 +98,11 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
     (
         "v4l-utils",
         "v4l2-ctl sets up test devices in the lab",
+        &[Test],
+    ),
+    (
+        "xdotool",
+        "types and clicks into the viewer's window",
         &[Test],
     ),
     ("xvfb", "an X server without a screen", &[Test]),
