@@ -77,6 +77,8 @@ fn ffmpeg_plays_it(stage: &Stage) -> anyhow::Result<()> {
         .args(["-nostdin", "-hide_banner", "-loglevel", "warning"])
         .args(["-protocol_whitelist", "file,udp,rtp", "-i"])
         .arg(&relayed.sdp)
+        // Stamps as they came: in steps of the frame rate that it guesses, two frames may share one.
+        .args(["-enc_time_base", "1:90000"])
         .args(["-frames:v", "60", "-progress", "pipe:1", "-f", "null", "-"]);
     let played = stage.run("ffmpeg", LIMIT, &mut command)?.success()?;
     ensure!(played.stdout.contains("frame=60\n"), "{}", played.stdout);

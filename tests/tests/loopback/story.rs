@@ -107,8 +107,8 @@ impl Running {
         );
         let stats = json(&stage.file("client.json"))?;
         let echoes = number(&stats, "/input/to_echo_ms/count")?;
-        // 30 in a second for 8 seconds; a third is missed on a machine that is very busy.
-        ensure!(echoes > 130.0, "only {echoes} echoes: {stats}");
+        // 30 in a second for 8 seconds on a quiet machine; those of the time before the reload are fewer than this.
+        ensure!(echoes > 100.0, "only {echoes} echoes: {stats}");
         Ok(self.server.process.stderr())
     }
 }
