@@ -257,16 +257,19 @@ pub(crate) fn typing() -> Vec<Vec<Event>> {
     reports
 }
 
-/// How the tests move the mouse: in both axes, with a button held, and with the wheel.
+/// How the tests move the mouse: in both axes, with clicks on the way, and with the wheel.
+///
+/// A sender that is behind adds motion up that follows on motion. With a button between, each report has to arrive
+/// as it was made.
 pub(crate) fn motion() -> Vec<Vec<Event>> {
-    let mut reports = vec![vec![Event::key(BTN_LEFT, true)]];
-    reports.extend((0..150).map(|step| {
-        vec![
+    let mut reports = Vec::new();
+    for step in 0..80 {
+        reports.push(vec![
             Event::motion(REL_X, step % 7 + 1),
             Event::motion(REL_Y, -(step % 5) - 1),
-        ]
-    }));
-    reports.push(vec![Event::key(BTN_LEFT, false)]);
+        ]);
+        reports.push(vec![Event::key(BTN_LEFT, step % 2 == 0)]);
+    }
     reports.push(vec![
         Event::motion(REL_WHEEL, -1),
         Event::motion(REL_WHEEL_HI_RES, -120),
@@ -283,7 +286,7 @@ pub(crate) fn type_and_move(keyboard: &Hardware, mouse: &Hardware) -> anyhow::Re
                 device.report(report)?;
             }
         }
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(4));
     }
     Ok(())
 }
