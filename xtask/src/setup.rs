@@ -105,7 +105,6 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         "types and clicks into the viewer's window",
         &[Test],
     ),
-    ("xdotool", "types into the viewer's window", &[Test]),
     ("xvfb", "an X server without a screen", &[Test]),
     ("shellcheck", "checks the shell scripts", &[Check]),
     ("bc", "kernel build", &[Lab]),
