@@ -46,15 +46,16 @@ pub fn usage(pid: Option<u32>) -> io::Result<Usage> {
     })
 }
 
-/// The machine's host name without its domain; `localhost` if it has none.
+/// The machine's host name without its domain; `soft-kvm` if it has none.
 #[must_use]
 pub fn host_name() -> String {
     nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok())
         .and_then(|name| name.split('.').next().map(str::to_owned))
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "localhost".to_owned())
+        // The kernel's own answer when nobody has named the machine.
+        .filter(|name| !name.is_empty() && name != "(none)")
+        .unwrap_or_else(|| "soft-kvm".to_owned())
 }
 
 fn page_size() -> u64 {
