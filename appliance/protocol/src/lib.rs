@@ -16,41 +16,23 @@ pub mod fuzzing {
 
     /// Any text as a message of the control channel, both ways.
     pub fn control_messages(data: &[u8]) {
-        use crate::control::{FromClient, FromServer};
-
-        if let Ok(message) = serde_json::from_slice::<FromClient>(data) {
-            let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(
-                serde_json::from_slice::<FromClient>(&text).ok(),
-                Some(message)
-            );
-        }
-        if let Ok(message) = serde_json::from_slice::<FromServer>(data) {
-            let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(
-                serde_json::from_slice::<FromServer>(&text).ok(),
-                Some(message)
-            );
-        }
+        comes_back::<crate::control::FromClient>(data);
+        comes_back::<crate::control::FromServer>(data);
     }
 
     /// Any text as a message of the pairing exchange, both ways.
     pub fn pairing_messages(data: &[u8]) {
-        use crate::pairing::{FromClient, FromServer};
+        comes_back::<crate::pairing::FromClient>(data);
+        comes_back::<crate::pairing::FromServer>(data);
+    }
 
-        if let Ok(message) = serde_json::from_slice::<FromClient>(data) {
+    fn comes_back<T>(data: &[u8])
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        if let Ok(message) = serde_json::from_slice::<T>(data) {
             let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(
-                serde_json::from_slice::<FromClient>(&text).ok(),
-                Some(message)
-            );
-        }
-        if let Ok(message) = serde_json::from_slice::<FromServer>(data) {
-            let text = serde_json::to_vec(&message).expect("what was read can be written");
-            assert_eq!(
-                serde_json::from_slice::<FromServer>(&text).ok(),
-                Some(message)
-            );
+            assert_eq!(serde_json::from_slice::<T>(&text).ok(), Some(message));
         }
     }
 }

@@ -1,14 +1,17 @@
 //! MJPEG to pixels, into a few long-lived buffers.
 
 use std::cell::UnsafeCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use soft_kvm_core::Size;
 use soft_kvm_video::frame::{FramePool, Plane};
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
+
+/// The Huffman tables of ITU-T T.81 annex K as one DHT segment: K.3 to K.6.
+const STANDARD_TABLES: &[u8] = include_bytes!("../../fixtures/standard-huffman-tables.bin");
 
 /// Pictures that may be lent out at once.
 const PICTURES: usize = 4;
@@ -25,6 +28,8 @@ struct Picture {
 pub(super) struct JpegPool {
     size: Size,
     pictures: Vec<Picture>,
+    /// A picture with its tables put in; kept, so that its memory is.
+    completed: Mutex<Vec<u8>>,
 }
 
 // SAFETY: pixels are written only by the one `decode` that turned `lent` from false to true, before the
@@ -50,6 +55,7 @@ impl JpegPool {
         Arc::new(Self {
             size,
             pictures: (0..PICTURES).map(|_| picture()).collect(),
+            completed: Mutex::default(),
         })
     }
 
@@ -62,13 +68,39 @@ impl JpegPool {
         let picture = &self.pictures[index];
         // SAFETY: this call claimed the picture, so no frame reads it and no other call writes it.
         let pixels = unsafe { &mut *picture.pixels.get() };
-        if decode_into(jpeg, self.size, pixels).is_some() {
+        let mut completed = self
+            .completed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if decode_into(complete(jpeg, &mut completed), self.size, pixels).is_some() {
             Decoded::Picture(u32::try_from(index).unwrap_or(0))
         } else {
             picture.lent.store(false, Ordering::Release);
             Decoded::Broken
         }
     }
+}
+
+/// The picture with Huffman tables: many devices leave them out, as AVI's MJPEG does, and mean the standard's.
+fn complete<'a>(jpeg: &'a [u8], completed: &'a mut Vec<u8>) -> &'a [u8] {
+    const DHT: u8 = 0xc4;
+    const SOS: u8 = 0xda;
+    let mut at = 2;
+    while let Some([0xff, marker, high, low]) = jpeg.get(at..).and_then(<[u8]>::first_chunk) {
+        match *marker {
+            DHT => return jpeg,
+            SOS => {
+                let (head, scan) = jpeg.split_at(at);
+                completed.clear();
+                completed.extend_from_slice(head);
+                completed.extend_from_slice(STANDARD_TABLES);
+                completed.extend_from_slice(scan);
+                return completed;
+            }
+            _ => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
+        }
+    }
+    jpeg
 }
 
 fn decode_into(jpeg: &[u8], size: Size, pixels: &mut [u8]) -> Option<()> {
@@ -112,6 +144,74 @@ impl FramePool for JpegPool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// 64x48, 4:2:2 as UVC devices send it: red, green, blue, white quarters (made with ffmpeg's colour source).
+    const QUARTERS: &[u8] = include_bytes!("../../fixtures/quarters-422.jpg");
+
+    fn shows_the_quarters(jpeg: &[u8]) {
+        let pool = JpegPool::new(Size::new(64, 48));
+        let Decoded::Picture(buffer) = pool.decode(jpeg) else {
+            panic!("a valid picture is {:?}", pool.decode(jpeg));
+        };
+        let plane = pool.plane(buffer, 0).expect("one plane");
+        let quarters = [
+            ((16, 12), [0, 0, 255]),
+            ((48, 12), [0, 255, 0]),
+            ((16, 36), [255, 0, 0]),
+            ((48, 36), [255, 255, 255]),
+        ];
+        for ((x, y), bgr) in quarters {
+            let pixel = &plane.data[y * plane.stride + x * 4..][..3];
+            let near = pixel
+                .iter()
+                .zip(bgr)
+                .all(|(got, want)| got.abs_diff(want) <= 6);
+            assert!(near, "at {x},{y}: {pixel:?} instead of {bgr:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_has_its_colours() {
+        shows_the_quarters(QUARTERS);
+    }
+
+    #[test]
+    fn padding_behind_the_end_does_not_matter_and_a_cut_does() {
+        let mut padded = QUARTERS.to_vec();
+        padded.extend([0; 512]);
+        shows_the_quarters(&padded);
+        let pool = JpegPool::new(Size::new(64, 48));
+        assert_eq!(
+            pool.decode(&QUARTERS[..QUARTERS.len() / 2]),
+            Decoded::Broken
+        );
+        assert_eq!(
+            JpegPool::new(Size::new(64, 64)).decode(QUARTERS),
+            Decoded::Broken
+        );
+    }
+
+    /// Many capture dongles leave the Huffman tables out, as AVI's MJPEG does: those of ITU-T T.81 annex K count.
+    #[test]
+    fn tables_that_are_left_out_are_the_standards() {
+        let mut bare = Vec::new();
+        let mut rest = QUARTERS;
+        bare.extend_from_slice(&rest[..2]);
+        rest = &rest[2..];
+        while rest[..2] != [0xff, 0xda] {
+            let length = 2 + usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+            if rest[1] != 0xc4 {
+                bare.extend_from_slice(&rest[..length]);
+            }
+            rest = &rest[length..];
+        }
+        bare.extend_from_slice(rest);
+        assert!(
+            bare.len() < QUARTERS.len() - 300,
+            "there were tables to leave out"
+        );
+        shows_the_quarters(&bare);
+    }
 
     proptest! {
         #[test]
