@@ -162,6 +162,19 @@ impl Scene {
 
     /// Goes to the next line; scrolls when there is none.
     fn end_line(&mut self, terminal: &mut Canvas<'_>, place: Rect, changes: &mut Rects) {
+        if let Some(before) = self.typed.1.checked_sub(1) {
+            // The line that was typed on keeps no cursor.
+            let x = u32::try_from(before).unwrap_or(0) * Font::Small.width() + 12;
+            terminal.fill(clamp(x), clamp(self.y), 8, LINE, TERMINAL_BACKGROUND);
+            let cell = Rect {
+                x: place.x + x,
+                y: place.y + self.y,
+                width: 8,
+                height: LINE,
+            };
+            changes.add(cell.intersection(place));
+            self.typed.1 = 0;
+        }
         let Size { width, height } = terminal.size();
         if self.y + LINE * 2 <= height {
             self.y += LINE;
