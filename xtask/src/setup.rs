@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_demo_needs_little_and_dev_everything() {
-        assert_eq!(wanted(Demo).len(), 4);
+        assert_eq!(wanted(Demo).len(), 5);
         assert_eq!(wanted(Dev).len(), PACKAGES.len());
     }
 
