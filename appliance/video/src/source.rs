@@ -17,7 +17,7 @@ pub trait VideoSource: Send {
     /// Waits for the next picture, at most about `timeout`.
     ///
     /// # Errors
-    /// [`SourceError`]; after one that is not [`SourceError::is_lasting`] the same source may be asked again.
+    /// [`SourceError`]: this source is of no use any more and has to be opened again.
     fn next(&mut self, timeout: Duration) -> Result<Captured, SourceError>;
 }
 
@@ -101,14 +101,6 @@ pub enum SourceError {
         /// What it said.
         source: std::io::Error,
     },
-}
-
-impl SourceError {
-    /// Whether this opened source is of no use any more and has to be opened again.
-    #[must_use]
-    pub fn is_lasting(&self) -> bool {
-        true
-    }
 }
 
 /// The content that the test card shows besides its clock, barcode and input echo.

@@ -1,5 +1,6 @@
 //! The server's end of one viewer's video stream.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use soft_kvm_core::{Bitrate, MonoTime};
@@ -152,6 +153,19 @@ pub struct SenderStats {
     pub tail_probes: u64,
     /// Requests for key frames that were passed on.
     pub key_frames_asked: u64,
+}
+
+impl AddAssign for SenderStats {
+    fn add_assign(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.frames_dropped += other.frames_dropped;
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.payload_bytes += other.payload_bytes;
+        self.repairs += other.repairs;
+        self.tail_probes += other.tail_probes;
+        self.key_frames_asked += other.key_frames_asked;
+    }
 }
 
 /// Packetises, seals, paces, repairs and reports one video stream. See the [module](super) for how to drive it.

@@ -276,7 +276,7 @@ impl Sessions {
         let before = list.len();
         list.retain(|other| !Arc::ptr_eq(other, session));
         if list.len() < before {
-            add(&mut lock(&self.left), &session.video_stats());
+            *lock(&self.left) += session.video_stats();
         }
     }
 
@@ -305,7 +305,7 @@ impl Sessions {
     #[must_use]
     pub fn video_totals(&self) -> SenderStats {
         let mut total = *lock(&self.left);
-        self.each(|session| add(&mut total, &session.video_stats()));
+        self.each(|session| total += session.video_stats());
         total
     }
 
@@ -401,17 +401,6 @@ pub fn sender_config(
         ntp_minus_mono_ns,
         ..SenderConfig::default()
     }
-}
-
-fn add(total: &mut SenderStats, one: &SenderStats) {
-    total.frames += one.frames;
-    total.frames_dropped += one.frames_dropped;
-    total.packets += one.packets;
-    total.bytes += one.bytes;
-    total.payload_bytes += one.payload_bytes;
-    total.repairs += one.repairs;
-    total.tail_probes += one.tail_probes;
-    total.key_frames_asked += one.key_frames_asked;
 }
 
 /// The time on our clock at which the client's showed `theirs`, once the client has told how they relate.
