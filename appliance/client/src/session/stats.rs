@@ -136,7 +136,7 @@ impl Stats {
 
     /// The connection is over.
     pub(crate) fn end_connection(&mut self) {
-        add(&mut self.total, &self.current);
+        self.total += self.current;
         self.current = ReceiverStats::default();
         if let Some(clock) = self.clock.take() {
             self.clock_error_ns = Some(clock.error_ns);
@@ -151,7 +151,7 @@ impl Stats {
     /// Received over all connections.
     pub(crate) fn received(&self) -> ReceiverStats {
         let mut sum = self.total;
-        add(&mut sum, &self.current);
+        sum += self.current;
         sum
     }
 
@@ -255,22 +255,6 @@ impl Stats {
 )]
 fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6
-}
-
-fn add(total: &mut ReceiverStats, one: &ReceiverStats) {
-    total.packets += one.packets;
-    total.bytes += one.bytes;
-    total.lost += one.lost;
-    total.recovered += one.recovered;
-    total.duplicate += one.duplicate;
-    total.late += one.late;
-    total.rejected += one.rejected;
-    total.frames += one.frames;
-    for (sum, dropped) in total.frames_dropped.iter_mut().zip(one.frames_dropped) {
-        *sum += dropped;
-    }
-    total.nacks += one.nacks;
-    total.key_frames_asked += one.key_frames_asked;
 }
 
 /// The client's figures as JSON.

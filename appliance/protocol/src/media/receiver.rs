@@ -1,5 +1,6 @@
 //! The client's end of a video stream.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
@@ -158,6 +159,24 @@ impl ReceiverStats {
     #[must_use]
     pub const fn dropped(&self, reason: DropReason) -> u64 {
         self.frames_dropped[reason as usize]
+    }
+}
+
+impl AddAssign for ReceiverStats {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.lost += other.lost;
+        self.recovered += other.recovered;
+        self.duplicate += other.duplicate;
+        self.late += other.late;
+        self.rejected += other.rejected;
+        self.frames += other.frames;
+        for (sum, dropped) in self.frames_dropped.iter_mut().zip(other.frames_dropped) {
+            *sum += dropped;
+        }
+        self.nacks += other.nacks;
+        self.key_frames_asked += other.key_frames_asked;
     }
 }
 
