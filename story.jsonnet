@@ -11,6 +11,7 @@
     driver: 'auto',
     device: null,
     connector: null,
+    edid: null,
     size: null,
     fps: 30,
     content: 'typing',
@@ -19,8 +20,10 @@
     kind: 'encoder',
     inputs: ['capture'],
     driver: 'auto',
+    device: null,
     bitrate_kbps: 6000,
     refresh_ms: 1000,
+    retry_s: 30,
   },
   rtp: {
     kind: 'transport',
@@ -31,6 +34,7 @@
   input: {
     kind: 'sink',
     driver: 'auto',
+    device: null,
     lease_ms: 250,
   },
   control: {
@@ -38,6 +42,13 @@
     port: 7755,
     name: null,
     max_clients: 8,
+    allow_routed: false,
+    allow: [],
+    deny: [],
+    handover: 'still',
+    pair_button: null,
+    pair_key: null,
+    pair_screen: null,
   },
   discovery: {
     kind: 'discovery',

@@ -4,10 +4,12 @@
 #![forbid(unsafe_code)]
 
 pub mod lang;
+pub mod prefix;
 pub mod story;
 pub mod time;
 pub mod units;
 
 pub use lang::Lang;
+pub use prefix::IpPrefix;
 pub use time::MonoTime;
 pub use units::{Bitrate, FourCc, FrameRate, Size};

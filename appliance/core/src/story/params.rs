@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::error::Text;
 use super::read::{Reader, choice};
-use crate::{Bitrate, FrameRate, Size};
+use crate::{Bitrate, FrameRate, IpPrefix, Size};
 
 choice! {
     /// What a node is.
@@ -46,6 +46,16 @@ choice! {
 }
 
 choice! {
+    /// When keyboard and mouse go from one client to another without a word.
+    HandoverMode {
+        /// To who types, once who has them has been still for a while.
+        Still = "still",
+        /// Never: they have to be asked for.
+        Ask = "ask",
+    }
+}
+
+choice! {
     /// What the test card shows.
     TestcardContent {
         /// Text being typed: little changes.
@@ -62,8 +72,12 @@ choice! {
 choice! {
     /// What turns pictures into H.264.
     EncoderDriver {
-        /// The best one that works.
+        /// The best one that works, the next when it fails.
         Auto = "auto",
+        /// A hardware encoder behind the kernel's memory-to-memory interface; the next ones when it fails.
+        V4l2m2m = "v4l2m2m",
+        /// An encoder in a graphics device of a PC, through libva; software when it fails.
+        Vaapi = "vaapi",
         /// Software: Cisco's OpenH264.
         Openh264 = "openh264",
     }
@@ -76,6 +90,8 @@ choice! {
         Auto = "auto",
         /// Virtual devices in this machine's kernel.
         Uinput = "uinput",
+        /// A USB keyboard and mouse of the machine that this one's USB device port is plugged into.
+        Gadget = "gadget",
         /// The test card draws it.
         Echo = "echo",
     }
@@ -90,6 +106,9 @@ pub struct CaptureParams {
     pub device: Option<String>,
     /// Name of the output to capture with `kms`, e.g. `HDMI-A-1`; the first that is on if `None`.
     pub connector: Option<String>,
+    /// What an HDMI input tells the machine: a built-in EDID's name (`1080p60`, `1080p30`, `720p60`, `4K30`) or the
+    /// path of a file; what it has if `None`.
+    pub edid: Option<String>,
     /// Size wanted from sources that can choose; theirs if `None`.
     pub size: Option<Size>,
     /// Frames in a second at most.
@@ -97,6 +116,9 @@ pub struct CaptureParams {
     /// What the test card shows.
     pub content: TestcardContent,
 }
+
+/// Names of the built-in EDIDs.
+const EDIDS: [&str; 4] = ["1080p60", "1080p30", "720p60", "4K30"];
 
 impl CaptureParams {
     fn read(reader: &mut Reader<'_>) -> Self {
@@ -106,10 +128,20 @@ impl CaptureParams {
                 "null か、'16x16' から '3840x2160' までの '幅x高さ'",
             )
         };
+        let edid = || {
+            Text::new(
+                "null, '1080p60', '1080p30', '720p60', '4K30' or the path of a file from '/' on",
+                "null か、'1080p60'、'1080p30'、'720p60'、'4K30'、または '/' から始まるファイルのパス",
+            )
+        };
         Self {
             driver: reader.choice("driver", CaptureDriver::Auto),
             device: reader.text("device"),
             connector: reader.text("connector"),
+            edid: reader.parsed("edid", edid, |text| {
+                let known = EDIDS.contains(&text) || text.starts_with('/');
+                (known && !text.chars().any(char::is_control)).then(|| text.to_owned())
+            }),
             size: reader.parsed("size", size, |text| text.parse().ok()),
             fps: FrameRate::hz(reader.integer("fps", 30, 1..=240)),
             content: reader.choice("content", TestcardContent::Typing),
@@ -118,22 +150,28 @@ impl CaptureParams {
 }
 
 /// Parameters of the encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VideoParams {
     /// What turns pictures into H.264.
     pub driver: EncoderDriver,
+    /// Device file of the hardware encoder; every one that fits if `None`.
+    pub device: Option<String>,
     /// Bits in a second that the video may take; also the size of what a key frame is held to.
     pub bitrate: Bitrate,
     /// A picture that does not change is encoded again at least this often.
     pub refresh: Duration,
+    /// An encoder that failed is tried again after this time.
+    pub retry: Duration,
 }
 
 impl VideoParams {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             driver: reader.choice("driver", EncoderDriver::Auto),
+            device: reader.text("device"),
             bitrate: Bitrate::kbps(reader.integer("bitrate_kbps", 6_000, 100..=100_000)),
             refresh: milliseconds(reader.integer("refresh_ms", 1_000, 100..=10_000)),
+            retry: Duration::from_secs(reader.integer("retry_s", 30, 1..=3_600).into()),
         }
     }
 }
@@ -158,10 +196,12 @@ impl RtpParams {
 }
 
 /// Parameters of the input sink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputParams {
     /// Where the operator's input goes.
     pub driver: InputDriver,
+    /// USB device controller of `gadget`, as `soft-kvm-server devices` names it; the first free one if `None`.
+    pub device: Option<String>,
     /// A held key is released this long after the last sign of life of the client.
     pub lease: Duration,
 }
@@ -170,6 +210,7 @@ impl InputParams {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             driver: reader.choice("driver", InputDriver::Auto),
+            device: reader.text("device"),
             lease: milliseconds(reader.integer("lease_ms", 250, 100..=1_000)),
         }
     }
@@ -184,6 +225,20 @@ pub struct ControlParams {
     pub name: Option<String>,
     /// How many clients may be connected at once.
     pub max_clients: u32,
+    /// Also talk to clients behind routers, and on public addresses.
+    pub allow_routed: bool,
+    /// If not empty, only clients with these addresses are talked to.
+    pub allow: Vec<IpPrefix>,
+    /// Clients with these addresses are never talked to.
+    pub deny: Vec<IpPrefix>,
+    /// When keyboard and mouse go over without a word.
+    pub handover: HandoverMode,
+    /// evdev device of the button that opens pairing: its node, or its name; no button if `None`.
+    pub pair_button: Option<String>,
+    /// The button's key, e.g. `KEY_CONFIG`; `KEY_WPS_BUTTON` if `None`.
+    pub pair_key: Option<String>,
+    /// Connector of the server's own screen that shows the pairing code, e.g. `HDMI-A-1`; none if `None`.
+    pub pair_screen: Option<String>,
 }
 
 impl ControlParams {
@@ -194,6 +249,12 @@ impl ControlParams {
                 "null か、制御文字を含まない 1 から 63 バイトの文字列",
             )
         };
+        let key = || {
+            Text::new(
+                "null or the kernel's name of a key, such as 'KEY_WPS_BUTTON'",
+                "null か、'KEY_WPS_BUTTON' のようなカーネルのキー名",
+            )
+        };
         Self {
             port: reader.port("port", 7_755),
             // 63 bytes: an mDNS instance name is one DNS label (RFC 6763 §4.1.1).
@@ -202,6 +263,17 @@ impl ControlParams {
                 fits.then(|| text.to_owned())
             }),
             max_clients: reader.integer("max_clients", 8, 1..=64),
+            allow_routed: reader.boolean("allow_routed", false),
+            allow: reader.prefixes("allow"),
+            deny: reader.prefixes("deny"),
+            handover: reader.choice("handover", HandoverMode::Still),
+            pair_button: reader.text("pair_button"),
+            pair_key: reader.parsed("pair_key", key, |text| {
+                let known = text.starts_with("KEY_") || text.starts_with("BTN_");
+                let plain = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+                (known && text.len() <= 32 && text.chars().all(plain)).then(|| text.to_owned())
+            }),
+            pair_screen: reader.text("pair_screen"),
         }
     }
 }

@@ -7,9 +7,13 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::error::{Fault, Text};
+use crate::IpPrefix;
 
 /// The longest text that a parameter may have, in characters.
 const MAX_TEXT: usize = 255;
+
+/// The longest list that a parameter may be.
+const MAX_LIST: usize = 64;
 
 /// A parameter with a fixed set of words.
 pub(super) trait Choice: Copy + PartialEq + 'static {
@@ -161,6 +165,26 @@ impl<'a> Reader<'a> {
         };
         self.read(key, default, read, |address| {
             Value::from(address.to_string())
+        })
+    }
+
+    /// A list of IP prefixes, empty by default; kept as they are written in one way.
+    pub(super) fn prefixes(&mut self, key: &'static str) -> Vec<IpPrefix> {
+        let read = |value: &Value| {
+            let prefixes = value.as_array().filter(|list| list.len() <= MAX_LIST);
+            let prefixes = prefixes.and_then(|list| {
+                let parse = |item: &Value| item.as_str()?.parse().ok();
+                list.iter().map(parse).collect()
+            });
+            prefixes.ok_or_else(|| {
+                Text::new(
+                    format!("a list of up to {MAX_LIST} addresses and prefixes, such as ['192.168.1.0/24', 'fd00::5']"),
+                    format!("{MAX_LIST} 個までのアドレスかプレフィックスの配列（例: ['192.168.1.0/24', 'fd00::5']）"),
+                )
+            })
+        };
+        self.read(key, Vec::new(), read, |prefixes: &Vec<IpPrefix>| {
+            prefixes.iter().map(ToString::to_string).collect()
         })
     }
 
