@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 use soft_kvm_core::time::ClockOffset;
 use soft_kvm_core::{FrameRate, MonoTime, Size};
 
+use crate::cursor::CursorShape;
+use crate::handover::{ControlAnswer, ControlRequest, ControlState};
+use crate::media::CodedFormat;
+use crate::roles::{ClientsAnswer, ClientsRequest, Role};
+
 /// Version of the control messages, the media header extensions and the input records together.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -61,6 +66,10 @@ pub enum FromClient {
         /// One number for each decoded frame.
         micros: Vec<u32>,
     },
+    /// Something about the paired clients; from admins.
+    Clients(ClientsRequest),
+    /// Who has keyboard and mouse is to change.
+    Control(ControlRequest),
     /// Going away.
     Bye {},
 }
@@ -90,9 +99,26 @@ pub enum FromServer {
         /// What the device became on the server, e.g. `/dev/input/event7`; or why not.
         result: Result<String, String>,
     },
+    /// A cursor's picture, sent before the first position that names it.
+    Cursor(CursorShape),
+    /// Answer to [`FromClient::Clients`].
+    Clients {
+        /// What came of it.
+        answer: ClientsAnswer,
+    },
+    /// Who has keyboard and mouse, at the start and at every change.
+    Control {
+        /// As it is now.
+        state: ControlState,
+    },
+    /// Answer to [`FromClient::Control`]; a refusal also comes later, when who has keyboard and mouse keeps them.
+    ControlAnswer {
+        /// What came of it.
+        answer: ControlAnswer,
+    },
     /// The server refuses or leaves.
     Error {
-        /// A stable word, e.g. `version`, `not-paired`, `busy`.
+        /// A stable word, e.g. `version`, `busy`, `revoked`.
         code: String,
         /// For people.
         message: String,
@@ -119,8 +145,14 @@ pub struct Welcome {
     /// Difference between the server's wall clock (NTP, 32.32) and its monotonic clock, in nanoseconds:
     /// `absolute capture time = monotonic + this`.
     pub ntp_minus_mono_ns: u64,
-    /// Where the input goes: `uinput`, `echo`.
+    /// Where the input goes: `uinput`, `gadget`, `echo`.
     pub sink: String,
+    /// What the client may do; servers before roles don't say, and let every client do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The server also talks to clients beyond its own network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routed: bool,
 }
 
 /// Synchronization sources of one session.
@@ -134,6 +166,8 @@ pub struct Ssrcs {
     pub receiver: u32,
     /// Client to server: input.
     pub input: u32,
+    /// Server to client: cursor positions.
+    pub cursor: u32,
 }
 
 /// What the picture is.
@@ -149,6 +183,9 @@ pub struct VideoInfo {
     pub encoder: String,
     /// Why this encoder, for the overlay.
     pub why: String,
+    /// What the access units are; each RTP packet tells by its payload type, too.
+    #[serde(default)]
+    pub codec: CodedFormat,
 }
 
 #[cfg(test)]

@@ -4,9 +4,13 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod cursor;
+pub mod handover;
 pub mod input;
+pub mod liveness;
 pub mod media;
 pub mod pairing;
+pub mod roles;
 
 /// Bodies of the fuzz targets in `fuzz/`. Not a public interface.
 #[doc(hidden)]
@@ -18,6 +22,18 @@ pub mod fuzzing {
     pub fn control_messages(data: &[u8]) {
         comes_back::<crate::control::FromClient>(data);
         comes_back::<crate::control::FromServer>(data);
+    }
+
+    /// Any text as a cursor's picture, any bytes as its place.
+    pub fn cursor_messages(data: &[u8]) {
+        use crate::cursor::{CursorPosition, CursorShape};
+        comes_back::<CursorShape>(data);
+        if let Ok(shape) = serde_json::from_slice::<CursorShape>(data) {
+            let _ = shape.png();
+        }
+        if let Some(position) = CursorPosition::from_bytes(data) {
+            assert_eq!(position.to_bytes().as_slice(), data);
+        }
     }
 
     /// Any text as a message of the pairing exchange, both ways.

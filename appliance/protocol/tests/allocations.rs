@@ -9,8 +9,8 @@ use soft_kvm_protocol::input::{
     InputSender, KeyCode,
 };
 use soft_kvm_protocol::media::{
-    AccessUnit, AccessUnitInfo, Batch, DatagramKind, Opener, ReceiverConfig, Sealer, SenderConfig,
-    SrtpKeys, Ssrc, VideoReceiver, VideoSender, classify,
+    AccessUnit, AccessUnitInfo, Batch, CodedFormat, DatagramKind, Opener, ReceiverConfig, Sealer,
+    SenderConfig, SrtpKeys, Ssrc, VideoReceiver, VideoSender, classify,
 };
 
 const WARM: u32 = 60;
@@ -67,6 +67,7 @@ impl Video {
     fn frame(&mut self, number: u32) {
         let now = self.now;
         let info = AccessUnitInfo {
+            format: CodedFormat::H264,
             frame: number,
             captured: now,
             converted: now,

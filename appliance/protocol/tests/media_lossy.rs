@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_protocol::media::{
-    AccessUnit, AccessUnitInfo, Batch, DatagramKind, Opener, Pushed, ReceiverConfig, Sealer,
-    SenderConfig, SrtpKeys, Ssrc, VideoReceiver, VideoSender, classify,
+    AccessUnit, AccessUnitInfo, Batch, CodedFormat, DatagramKind, Opener, Pushed, ReceiverConfig,
+    Sealer, SenderConfig, SrtpKeys, Ssrc, VideoReceiver, VideoSender, classify,
 };
 use soft_kvm_testkit::netem::{Netem, NetemConfig, Random};
 
@@ -83,6 +83,7 @@ impl Pair {
         data.extend([0, 0, 0, 1, if idr { 0x65 } else { 0x41 }]);
         data.extend((0..size).map(|_| random.below(250).to_le_bytes()[0] + 2));
         let info = AccessUnitInfo {
+            format: CodedFormat::H264,
             frame: u32::try_from(self.sent.len()).expect("few frames"),
             captured: self.now,
             converted: self.now,

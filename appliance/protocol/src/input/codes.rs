@@ -60,6 +60,28 @@ pub mod abs {
     pub const X: u16 = 0x00;
     /// Vertical position.
     pub const Y: u16 = 0x01;
+    /// Third axis: a trigger, or the second stick's.
+    pub const Z: u16 = 0x02;
+    /// The second stick, horizontally.
+    pub const RX: u16 = 0x03;
+    /// The second stick, vertically.
+    pub const RY: u16 = 0x04;
+    /// Sixth axis: a trigger, or the second stick's.
+    pub const RZ: u16 = 0x05;
+    /// A throttle, which stays where it is left.
+    pub const THROTTLE: u16 = 0x06;
+    /// Pedals of a rudder.
+    pub const RUDDER: u16 = 0x07;
+    /// A steering wheel.
+    pub const WHEEL: u16 = 0x08;
+    /// A pedal.
+    pub const GAS: u16 = 0x09;
+    /// A pedal.
+    pub const BRAKE: u16 = 0x0a;
+    /// First axis of the first hat.
+    pub const HAT0X: u16 = 0x10;
+    /// Last axis of the last hat.
+    pub const HAT3Y: u16 = 0x17;
     /// Which contact the following axes are about.
     pub const MT_SLOT: u16 = 0x2f;
     /// First axis of a contact.
@@ -119,6 +141,7 @@ impl KeyCode {
     pub const BTN_TASK: Self = Self(0x117);
     pub const BTN_JOYSTICK: Self = Self(0x120);
     pub const BTN_GAMEPAD: Self = Self(0x130);
+    pub const BTN_THUMBR: Self = Self(0x13e);
     pub const BTN_TOOL_PEN: Self = Self(0x140);
     pub const BTN_TOOL_FINGER: Self = Self(0x145);
     pub const BTN_TOUCH: Self = Self(0x14a);

@@ -1,5 +1,7 @@
 //! The datagrams of the input path: events one way, acknowledgements the other. Big endian; `docs/WIRE.md`, "Input".
 
+use std::time::Duration;
+
 use soft_kvm_core::MonoTime;
 
 use super::codes::{EventType, KeyCode};
@@ -141,7 +143,7 @@ impl<'a> InputDatagram<'a> {
                 sequence,
                 EventReport {
                     device,
-                    time: self.sent - std::time::Duration::from_micros(u64::from(age)),
+                    time: self.sent - Duration::from_micros(u64::from(age)),
                     unfinished,
                     events: scratch,
                 },
@@ -347,8 +349,10 @@ pub struct Ack {
     pub echo: MonoTime,
     /// The target's clock when that datagram arrived.
     pub received: MonoTime,
-    /// The target's clock when its events had been applied and this was written.
+    /// The target's clock when its events had been applied.
     pub applied: MonoTime,
+    /// Time from its arrival to this answer, in whole microseconds on the wire.
+    pub held: Duration,
     /// LEDs that the target has ever set, bit `n` for `LED_*` code `n`.
     pub leds_known: u16,
     /// LEDs that are lit, in the same way.
@@ -366,6 +370,8 @@ impl Ack {
         put_u64(out, self.echo.as_nanos());
         put_u64(out, self.received.as_nanos());
         put_u64(out, self.applied.as_nanos());
+        let held = u32::try_from(self.held.as_micros()).unwrap_or(u32::MAX);
+        put_u32(out, held);
         put_u16(out, self.leds_known);
         put_u16(out, self.leds_lit);
     }
@@ -383,6 +389,7 @@ impl Ack {
             echo: MonoTime::from_nanos(reader.u64()?),
             received: MonoTime::from_nanos(reader.u64()?),
             applied: MonoTime::from_nanos(reader.u64()?),
+            held: Duration::from_micros(u64::from(reader.u32()?)),
             leds_known: reader.u16()?,
             leds_lit: reader.u16()?,
         };

@@ -28,7 +28,7 @@ pub struct AbsoluteAxis {
     pub minimum: i32,
     /// Largest value.
     pub maximum: i32,
-    /// Noise that the kernel filters.
+    /// Noise that the operator's kernel filters; the twin's does not filter again.
     pub fuzz: i32,
     /// Dead zone around the middle.
     pub flat: i32,

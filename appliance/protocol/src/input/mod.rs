@@ -18,19 +18,23 @@ pub mod event;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod held;
+pub mod path;
 pub mod receiver;
 pub mod record;
 mod rtt;
 pub mod sender;
+pub mod springs;
 mod wire;
 
 pub use codes::{EventType, KeyCode};
 pub use device::{AbsoluteAxis, DeviceDescriptor, Repeat};
 pub use event::{DeviceId, EventReport, InputEvent};
 pub use held::HeldKeys;
+pub use path::{InputPath, PathChooser};
 pub use receiver::{InputHandler, InputReceiver, Received};
 pub use record::{LedState, Record};
 pub use sender::{AckSummary, InputSender};
+pub use springs::Springs;
 pub use wire::DecodeError;
 
 use std::time::Duration;
@@ -52,6 +56,9 @@ pub const MAX_HELD: usize = 128;
 
 /// Most devices in one session.
 pub const MAX_DEVICES: usize = 64;
+
+/// Longest that the target waits before it acknowledges motion, so that not every step of a fast mouse costs an answer.
+pub const ACK_DELAY: Duration = Duration::from_millis(4);
 
 /// A session without a sign of life for this long has every key lifted on the target.
 pub const LEASE: Duration = Duration::from_millis(250);

@@ -2,12 +2,16 @@
 
 use soft_kvm_core::MonoTime;
 
-use super::MAX_EVENTS;
+use super::codes::EventType;
 use super::datagram::{Ack, InputDatagram};
 use super::event::{DeviceId, EventReport, InputEvent};
 use super::held::HeldKeys;
 use super::record::LedState;
 use super::wire::DecodeError;
+use super::{ACK_DELAY, MAX_EVENTS};
+
+/// So many reports are acknowledged without delay: the operator repeats them all in each datagram until then.
+const MOST_UNACKNOWLEDGED: u64 = 8;
 
 /// Where received reports go: the key ledger.
 pub trait InputHandler {
@@ -38,9 +42,11 @@ pub struct Received {
 
 /// Hands on each report once and in order, and acknowledges.
 ///
-/// > After [`handle_datagram`](Self::handle_datagram) and [`set_leds`](Self::set_leds): send what
-/// > [`poll_transmit`](Self::poll_transmit) writes, until it returns `false`. There are no timers here; the lease is the
-/// > ledger's, which calls [`expire`](Self::expire) when it has lifted all keys.
+/// > After [`handle_datagram`](Self::handle_datagram), [`set_leds`](Self::set_leds) and when
+/// > [`poll_timeout`](Self::poll_timeout) has passed: send what [`poll_transmit`](Self::poll_transmit) writes, until it
+/// > returns `false`. The lease is the ledger's, which calls [`expire`](Self::expire) when it has lifted all keys.
+///
+/// Keys and buttons are acknowledged at once, motion together with what follows within [`ACK_DELAY`].
 ///
 /// No call allocates.
 #[derive(Debug)]
@@ -50,7 +56,12 @@ pub struct InputReceiver {
     /// The target's keys may differ from what `next` stands for, until a snapshot was taken.
     unsure: bool,
     newest: Option<(MonoTime, MonoTime)>,
-    ack_due: bool,
+    /// When an acknowledgement has to leave at the latest.
+    ack_due: Option<MonoTime>,
+    /// When the events of the newest datagram had been applied, while its acknowledgement waits.
+    applied: Option<MonoTime>,
+    /// What the last acknowledgement told.
+    acknowledged: u64,
     leds: LedState,
     held: HeldKeys,
     held_after: HeldKeys,
@@ -72,7 +83,9 @@ impl InputReceiver {
             next: 0,
             unsure: true,
             newest: None,
-            ack_due: false,
+            ack_due: None,
+            applied: None,
+            acknowledged: 0,
             leds: LedState::default(),
             held: HeldKeys::new(),
             held_after: HeldKeys::new(),
@@ -98,14 +111,16 @@ impl InputReceiver {
             }
             self.epoch = Some(datagram.epoch);
             self.next = 0;
+            self.acknowledged = 0;
             self.unsure = true;
             received.restarted = true;
         }
         if self.newest.is_none_or(|(sent, _)| datagram.sent > sent) {
             self.newest = Some((datagram.sent, now));
+            self.applied = None;
             received.alive = true;
         }
-        self.ack_due = true;
+        let waiting = self.ack_due.replace(now);
         if datagram.first > self.next || datagram.end() < self.next {
             return Ok(received);
         }
@@ -113,11 +128,15 @@ impl InputReceiver {
         if self.unsure && !(received.alive && self.reconcile(&datagram, handler)) {
             return Ok(received);
         }
-        let mut next = self.next;
+        let (mut next, mut urgent) = (self.next, received.restarted);
         datagram.for_each_report(&mut self.events, |sequence, report| {
             if sequence != next || received.waits_for.is_some() {
                 return;
             }
+            urgent |= report
+                .events
+                .iter()
+                .any(|event| event.kind == EventType::KEY);
             if !handler.accepts(report.device) {
                 received.waits_for = Some(report.device);
                 return;
@@ -127,6 +146,10 @@ impl InputReceiver {
             received.applied += 1;
         });
         self.next = next;
+        let few = next - self.acknowledged < MOST_UNACKNOWLEDGED;
+        if received.applied > 0 && !urgent && few {
+            self.ack_due = waiting.or(Some(now + ACK_DELAY));
+        }
         Ok(received)
     }
 
@@ -174,29 +197,42 @@ impl InputReceiver {
     pub fn set_leds(&mut self, leds: LedState) {
         if self.leds != leds {
             self.leds = leds;
-            self.ack_due = self.newest.is_some();
+            self.ack_due = self.newest.map(|_| MonoTime::ZERO);
         }
     }
 
     /// Writes an acknowledgement, if one is due. `now` is when the events had been applied.
     #[must_use]
     pub fn poll_transmit(&mut self, now: MonoTime, out: &mut Vec<u8>) -> bool {
-        let (Some(epoch), Some((echo, received)), true) = (self.epoch, self.newest, self.ack_due)
+        let (Some(epoch), Some((echo, received)), Some(due)) =
+            (self.epoch, self.newest, self.ack_due)
         else {
             return false;
         };
-        self.ack_due = false;
+        let applied = *self.applied.get_or_insert(now);
+        if now < due {
+            return false;
+        }
+        self.ack_due = None;
+        self.acknowledged = self.next;
         let ack = Ack {
             epoch,
             next: self.next,
             echo,
             received,
-            applied: now,
+            applied,
+            held: now.since(received),
             leds_known: self.leds.known,
             leds_lit: self.leds.lit,
         };
         ack.encode(out);
         true
+    }
+
+    /// When [`poll_transmit`](Self::poll_transmit) has something to write, if nothing arrives before.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Option<MonoTime> {
+        self.ack_due
     }
 
     /// The operator's clock and ours at the newest datagram, once one arrived.

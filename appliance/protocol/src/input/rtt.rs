@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-const SHORTEST: Duration = Duration::from_millis(5);
+const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(50);
 
 /// Estimates when an unanswered datagram should be sent again.
@@ -31,7 +31,7 @@ impl RoundTrip {
         self.smoothed
     }
 
-    /// Time after which to send again: 5 ms or what the path needs, doubled per unanswered try, at most 50 ms.
+    /// Time after which to send again: 1 ms or what the path needs, doubled per unanswered try, at most 50 ms.
     pub(super) fn timeout(&self) -> Duration {
         let once = self
             .smoothed

@@ -11,7 +11,7 @@ use super::event::{DeviceId, EventReport, InputEvent};
 use super::held::HeldKeys;
 use super::rtt::RoundTrip;
 use super::wire::DecodeError;
-use super::{LEASE, MAX_DATAGRAM, MAX_EVENTS, MAX_HELD};
+use super::{ACK_DELAY, LEASE, MAX_DATAGRAM, MAX_EVENTS, MAX_HELD};
 
 /// Sign of life while a key is down: four tries fit in the lease.
 const KEEP_ALIVE_HELD: Duration = Duration::from_millis(60);
@@ -55,10 +55,14 @@ pub struct InputSender {
     events: VecDeque<InputEvent>,
     /// Encoded length of all in `reports`, in bytes.
     bytes: usize,
+    /// How many of them are urgent.
+    urgent: usize,
     cursor: Option<Cursor>,
     last_sent: Option<MonoTime>,
     round_trip: RoundTrip,
     restarted: bool,
+    /// A datagram is wanted whether or not there is anything to tell.
+    asked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +71,8 @@ struct Pending {
     time: MonoTime,
     pushed: MonoTime,
     unfinished: bool,
+    /// Has a key or button: its acknowledgement comes without delay.
+    urgent: bool,
     events: usize,
 }
 
@@ -112,10 +118,12 @@ impl InputSender {
             reports: VecDeque::with_capacity(MANY),
             events: VecDeque::with_capacity(4 * MANY),
             bytes: 0,
+            urgent: 0,
             cursor: None,
             last_sent: None,
             round_trip: RoundTrip::default(),
             restarted: false,
+            asked: false,
         }
     }
 
@@ -142,11 +150,12 @@ impl InputSender {
     }
 
     fn push_part(&mut self, now: MonoTime, report: EventReport<'_>) {
-        let mut events = 0;
+        let (mut events, mut urgent) = (0, false);
         for event in report.events {
             if self.takes(report.device, *event) {
                 self.current.apply(report.device, *event);
                 self.events.push_back(*event);
+                urgent |= event.kind == EventType::KEY;
                 events += 1;
             }
         }
@@ -154,11 +163,13 @@ impl InputSender {
             return;
         }
         self.bytes += report_len(events);
+        self.urgent += usize::from(urgent);
         self.reports.push_back(Pending {
             device: report.device,
             time: report.time,
             pushed: now,
             unfinished: report.unfinished,
+            urgent,
             events,
         });
     }
@@ -220,7 +231,7 @@ impl InputSender {
 
     /// Lifts every key of a device that goes away.
     pub fn remove_device(&mut self, now: MonoTime, device: DeviceId) {
-        self.release(now, |held| held == device);
+        self.release(now, |owner| owner == device);
     }
 
     /// Lifts every key, when the operator's devices are let go.
@@ -229,29 +240,26 @@ impl InputSender {
     }
 
     fn release(&mut self, now: MonoTime, chosen: impl Fn(DeviceId) -> bool) {
-        let held: Vec<_> = self
-            .current
-            .iter()
-            .filter(|(device, _)| chosen(*device))
-            .collect();
-        for group in held.chunk_by(|left, right| left.0 == right.0) {
-            let Some((device, _)) = group.first() else {
-                continue;
+        loop {
+            let Some((device, key)) = self.current.iter().find(|(device, _)| chosen(*device))
+            else {
+                return;
             };
-            let events: Vec<_> = group
-                .iter()
-                .map(|(_, key)| InputEvent::key(*key, false))
-                .collect();
-            self.push(
-                now,
-                EventReport {
-                    device: *device,
-                    time: now,
-                    unfinished: false,
-                    events: &events,
-                },
-            );
+            let report = EventReport {
+                device,
+                time: now,
+                unfinished: false,
+                events: &[InputEvent::key(key, false)],
+            };
+            self.push(now, report);
+            // Whatever became of the report, this ends.
+            self.current.release(device, key);
         }
+    }
+
+    /// Makes a datagram due at once, for its answer's sake.
+    pub const fn send_now(&mut self) {
+        self.asked = true;
     }
 
     /// Writes the next datagram, if one is due.
@@ -283,7 +291,7 @@ impl InputSender {
     pub fn handle_ack(&mut self, now: MonoTime, payload: &[u8]) -> Result<AckSummary, DecodeError> {
         let ack = Ack::parse(payload)?;
         let waited = now.since(ack.echo);
-        let round_trip = waited.saturating_sub(ack.applied.since(ack.received));
+        let round_trip = waited.saturating_sub(ack.held);
         let mut summary = AckSummary {
             ack,
             confirmed: 0,
@@ -309,6 +317,7 @@ impl InputSender {
                 self.base.apply(report.device, event);
             }
             self.bytes -= report_len(report.events);
+            self.urgent -= usize::from(report.urgent);
             self.first += 1;
             summary.confirmed += 1;
             summary.oldest = summary.oldest.or(Some(report.time));
@@ -359,7 +368,7 @@ impl InputSender {
     }
 
     fn due(&self) -> MonoTime {
-        let Some(last_sent) = self.last_sent else {
+        let Some(last_sent) = self.last_sent.filter(|_| !self.asked) else {
             return MonoTime::ZERO;
         };
         let idle = self.base.is_empty() && self.current.is_empty();
@@ -370,7 +379,7 @@ impl InputSender {
                 KEEP_ALIVE_HELD
             };
         if !self.reports.is_empty() {
-            due = due.min(last_sent + self.round_trip.timeout());
+            due = due.min(last_sent + self.patience());
         }
         if self.may_send_new() {
             due = due.min(if self.is_behind() {
@@ -380,6 +389,16 @@ impl InputSender {
             });
         }
         due
+    }
+
+    /// How long to wait for the answer to what was sent last.
+    fn patience(&self) -> Duration {
+        let delay = if self.urgent == 0 {
+            ACK_DELAY
+        } else {
+            Duration::ZERO
+        };
+        self.round_trip.timeout() + delay
     }
 
     /// Unsent reports fit in the window.
@@ -402,7 +421,7 @@ impl InputSender {
     fn begin(&mut self, now: MonoTime) -> Cursor {
         let overdue = self
             .last_sent
-            .is_none_or(|last| now >= last + self.round_trip.timeout());
+            .is_none_or(|last| now >= last + self.patience());
         if self.may_send_new() && self.is_behind() && !overdue {
             let report = usize::try_from(self.sent_end - self.first).unwrap_or(0);
             return Cursor {
@@ -442,6 +461,7 @@ impl InputSender {
         }
         self.sent_end = self.sent_end.max(self.first + cursor.report as u64);
         self.last_sent = Some(now);
+        self.asked = false;
         if cursor.report < self.reports.len() && cursor.bytes < WINDOW {
             self.cursor = Some(cursor);
         }
@@ -466,6 +486,7 @@ impl InputSender {
         self.reports.clear();
         self.events.clear();
         self.bytes = 0;
+        self.urgent = 0;
         self.cursor = None;
         self.last_sent = None;
         self.restarted = true;

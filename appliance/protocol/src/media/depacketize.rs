@@ -1,5 +1,8 @@
-//! From RTP payloads in order (RFC 6184 single NAL units, STAP-A, FU-A) back to an access unit in Annex B form.
+//! From RTP payloads in order (RFC 6184 single NAL units, STAP-A, FU-A; FWHT parts) back to an access unit: H.264 in
+//! Annex B form.
 
+use super::CodedFormat;
+use super::fwht::{self, Progress};
 use super::h264::{
     F_NRI_MASK, FU_A, FU_END, FU_START, NAL_IDR, NAL_SPS, NAL_TYPE_MAX, STAP_A, TYPE_MASK, nal_type,
 };
@@ -13,7 +16,7 @@ pub enum DepacketizeError {
     #[error("empty payload or NAL unit")]
     Empty,
     /// Not allowed in packetization-mode 1, or reserved.
-    #[error("payload type {0} is not for packetization-mode 1")]
+    #[error("payload header {0:#04x} is reserved or not for packetization-mode 1")]
     Type(u8),
     /// An aggregation packet that is shorter than its NAL units.
     #[error("truncated aggregation packet")]
@@ -26,10 +29,13 @@ pub enum DepacketizeError {
 /// Collects one access unit after the other in a buffer that is reused.
 #[derive(Debug, Default)]
 pub struct AccessUnitAssembler {
+    format: CodedFormat,
     data: Vec<u8>,
     idr: bool,
     /// Inside a fragmented NAL unit.
     fragment: bool,
+    /// Of an FWHT access unit.
+    progress: Progress,
 }
 
 impl AccessUnitAssembler {
@@ -42,11 +48,18 @@ impl AccessUnitAssembler {
         }
     }
 
-    /// Begins the next access unit.
+    /// Begins an access unit of this format.
+    pub fn begin(&mut self, format: CodedFormat) {
+        self.format = format;
+        self.clear();
+    }
+
+    /// Begins the next access unit, of the format of the one before.
     pub fn clear(&mut self) {
         self.data.clear();
         self.idr = false;
         self.fragment = false;
+        self.progress = Progress::Nothing;
     }
 
     /// Appends the payload of the next packet.
@@ -54,6 +67,12 @@ impl AccessUnitAssembler {
     /// # Errors
     /// [`DepacketizeError`]; clear before going on.
     pub fn push(&mut self, payload: &[u8]) -> Result<(), DepacketizeError> {
+        if self.format == CodedFormat::Fwht {
+            let (progress, key) = fwht::push(&mut self.data, self.progress, payload)?;
+            self.progress = progress;
+            self.idr |= key;
+            return Ok(());
+        }
         match nal_type(payload) {
             FU_A => self.push_fragment(payload),
             _ if self.fragment => Err(DepacketizeError::Fragments),
@@ -79,12 +98,12 @@ impl AccessUnitAssembler {
         }
     }
 
-    /// The access unit and whether it holds an IDR picture.
+    /// The access unit and whether it holds an IDR picture (FWHT: is a key frame).
     ///
     /// # Errors
-    /// [`DepacketizeError::Fragments`] inside a fragmented NAL unit, [`DepacketizeError::Empty`] without any.
+    /// [`DepacketizeError::Fragments`] inside a fragmented NAL unit or FWHT access unit, [`DepacketizeError::Empty`] without any.
     pub fn finish(&self) -> Result<(&[u8], bool), DepacketizeError> {
-        if self.fragment {
+        if self.fragment || self.progress == Progress::Begun {
             return Err(DepacketizeError::Fragments);
         }
         if self.data.is_empty() {
@@ -135,9 +154,13 @@ impl AccessUnitAssembler {
     }
 }
 
-/// Whether a payload belongs to an access unit with an IDR picture: it holds a part of one, or a sequence parameter set.
+/// Whether a payload belongs to an access unit with an IDR picture (H.264: it holds a part of one, or a sequence
+/// parameter set; FWHT: it says so).
 #[must_use]
-pub fn announces_idr(payload: &[u8]) -> bool {
+pub fn announces_idr(format: CodedFormat, payload: &[u8]) -> bool {
+    if format == CodedFormat::Fwht {
+        return fwht::is_key(payload);
+    }
     let is_key = |nal_type| nal_type == NAL_IDR || nal_type == NAL_SPS;
     match nal_type(payload) {
         FU_A => payload
@@ -206,7 +229,7 @@ mod tests {
         ) {
             let mut assembler = AccessUnitAssembler::default();
             for payload in &payloads {
-                let _ = announces_idr(payload);
+                let _ = announces_idr(CodedFormat::H264, payload);
                 if assembler.push(payload).is_err() {
                     assembler.clear();
                 }

@@ -1,8 +1,8 @@
 //! Bodies of the fuzz targets in `fuzz/`, which are one line each. Not a public interface.
 
 use super::{
-    AccessUnitAssembler, FrameExtensions, MasterKey, Opener, SequenceParameterSet, Ssrc,
-    announces_idr, classify, header_len, nal_units, rtcp,
+    AccessUnitAssembler, CodedFormat, FrameExtensions, MasterKey, Opener, SequenceParameterSet,
+    Ssrc, announces_idr, classify, header_len, nal_units, rtcp,
 };
 
 /// RTP headers and header extensions.
@@ -39,13 +39,23 @@ pub fn srtp(data: &[u8]) {
     );
 }
 
-/// RTP payloads, each behind its length in one byte.
-pub fn h264_depacketize(mut data: &[u8]) {
+/// RTP payloads of H.264, each behind its length in one byte.
+pub fn h264_depacketize(data: &[u8]) {
+    depacketize(CodedFormat::H264, data);
+}
+
+/// RTP payloads of FWHT, each behind its length in one byte.
+pub fn fwht_depacketize(data: &[u8]) {
+    depacketize(CodedFormat::Fwht, data);
+}
+
+fn depacketize(format: CodedFormat, mut data: &[u8]) {
     let mut assembler = AccessUnitAssembler::default();
+    assembler.begin(format);
     while let Some((&len, rest)) = data.split_first() {
         let (payload, rest) = rest.split_at(rest.len().min(usize::from(len)));
         data = rest;
-        let _ = announces_idr(payload);
+        let _ = announces_idr(format, payload);
         if assembler.push(payload).is_err() {
             assembler.clear();
         }

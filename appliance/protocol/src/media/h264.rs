@@ -113,6 +113,13 @@ pub enum Payload<'a> {
         /// The part of the NAL unit, without its header.
         part: &'a [u8],
     },
+    /// A part of an FWHT access unit.
+    Fwht {
+        /// Start, end, key.
+        flags: u8,
+        /// What follows them.
+        part: &'a [u8],
+    },
 }
 
 impl Payload<'_> {
@@ -130,6 +137,7 @@ impl Payload<'_> {
                     .sum::<usize>()
             }
             Self::Fragment { part, .. } => 2 + part.len(),
+            Self::Fwht { part, .. } => 1 + part.len(),
         }
     }
 
@@ -150,6 +158,10 @@ impl Payload<'_> {
             }
             Self::Fragment { header, part } => {
                 copy(&mut out, header);
+                copy(&mut out, part);
+            }
+            Self::Fwht { flags, part } => {
+                copy(&mut out, &[*flags]);
                 copy(&mut out, part);
             }
         }

@@ -1,4 +1,4 @@
-//! The media wire: RTP, RTCP, SRTP, H.264 packets, repair and pacing, without sockets and clocks.
+//! The media wire: RTP, RTCP, SRTP, H.264 and FWHT packets, repair and pacing, without sockets and clocks.
 //!
 //! The server holds one [`VideoSender`] for each viewer, the client one [`VideoReceiver`] for each server. Both are
 //! driven the same way:
@@ -14,8 +14,10 @@
 mod batch;
 mod clock;
 mod depacketize;
+mod format;
 #[doc(hidden)]
 pub mod fuzzing;
+mod fwht;
 mod h264;
 mod history;
 mod keys;
@@ -33,6 +35,8 @@ mod srtp;
 pub use batch::Batch;
 pub use clock::ClockEstimator;
 pub use depacketize::{AccessUnitAssembler, DepacketizeError, announces_idr};
+pub use format::CodedFormat;
+pub use fwht::FwhtPacketizer;
 pub use h264::{NalUnits, Packetizer, ParameterSets, Payload, nal_units};
 pub use keys::{EXPORT_LEN, KEY_LEN, MasterKey, SALT_LEN, SrtpKeys};
 pub use pacing::Pacer;
@@ -41,8 +45,9 @@ pub use receiver::{
     VideoReceiver,
 };
 pub use rtp::{
-    DatagramKind, EXTENSIONS_LEN, FrameExtensions, H264_PAYLOAD_TYPE, HEADER_LEN, Header,
-    INPUT_PAYLOAD_TYPE, NtpTime, Ssrc, Stages, VIDEO_CLOCK_HZ, classify, header_len,
+    DatagramKind, EXTENSIONS_LEN, FWHT_PAYLOAD_TYPE, FrameExtensions, H264_PAYLOAD_TYPE,
+    HEADER_LEN, Header, INPUT_PAYLOAD_TYPE, NtpTime, Ssrc, Stages, VIDEO_CLOCK_HZ, classify,
+    header_len,
 };
 pub use sdp::SdpParameters;
 pub use sender::{

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
 
+use super::CodedFormat;
 use super::depacketize::{AccessUnitAssembler, announces_idr};
 use super::reorder::{Arrived, Missing, ReorderRing};
 use super::reports::Reception;
@@ -55,8 +56,10 @@ impl Default for ReceiverConfig {
 /// A complete access unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceivedAccessUnit<'a> {
-    /// Annex B form with start codes of four bytes.
+    /// H.264: Annex B form with start codes of four bytes.
     pub data: &'a [u8],
+    /// What the access unit is.
+    pub format: CodedFormat,
     /// The source's frame number.
     pub frame: u32,
     /// Whether a decoder can start here.
@@ -80,6 +83,8 @@ pub struct ReceivedAccessUnit<'a> {
 pub struct ReceivedRtp<'a> {
     /// The plain RTP packet, for a relay.
     pub packet: &'a [u8],
+    /// What it carries.
+    pub format: CodedFormat,
     /// Whether it came because it was asked for again.
     pub repaired: bool,
 }
@@ -93,6 +98,9 @@ pub enum ReceiveError {
     /// Opened, but malformed.
     #[error("malformed RTP packet")]
     Rtp,
+    /// Opened, but of a payload type that is not for pictures.
+    #[error("unknown RTP payload type {0}")]
+    PayloadType(u8),
     /// Opened, but malformed.
     #[error(transparent)]
     Rtcp(#[from] RtcpError),
@@ -108,7 +116,7 @@ pub enum DropReason {
     Incomplete,
     /// Complete, but it refers to a picture that was lost.
     NoKeyFrame,
-    /// Complete, but not made of RFC 6184 payloads.
+    /// Complete, but not made of payloads as `docs/WIRE.md` has them.
     Malformed,
 }
 
@@ -308,7 +316,8 @@ impl VideoReceiver {
     pub fn poll_transmit(&mut self, now: MonoTime, out: &mut Vec<u8>) -> bool {
         self.now = self.now.max(now);
         if self.next_report.is_none() {
-            self.next_report = Some(now + REPORT_INTERVAL);
+            // The first report is what tells the sender where we are.
+            self.next_report = Some(now);
             self.key_frame_at.get_or_insert(now + FIRST_KEY_FRAME);
         }
         self.collect_nacks(now);
@@ -369,6 +378,8 @@ impl VideoReceiver {
         }
         let (index, packet) = self.opener.open_rtp(datagram)?;
         let rtp = rtp_types::RtpPacket::parse(packet).map_err(|_| ReceiveError::Rtp)?;
+        let format = CodedFormat::of_payload_type(rtp.payload_type())
+            .ok_or_else(|| ReceiveError::PayloadType(rtp.payload_type()))?;
         self.stats.packets += 1;
         self.stats.bytes += packet.len() as u64;
         let payload = rtp.payload();
@@ -377,7 +388,8 @@ impl VideoReceiver {
             rtp.timestamp(),
             rtp.marker_bit(),
             FrameExtensions::of(&rtp),
-            announces_idr(payload),
+            format,
+            announces_idr(format, payload),
         );
         let asked = self.store(index, arrived, payload);
         let repaired = asked.is_some_and(|asked| asked > 0);
@@ -385,7 +397,11 @@ impl VideoReceiver {
             self.stats.recovered += 1;
         }
         self.reception.packet(now, index, rtp.timestamp(), repaired);
-        Ok(ReceivedRtp { packet, repaired })
+        Ok(ReceivedRtp {
+            packet,
+            format,
+            repaired,
+        })
     }
 
     fn store(&mut self, index: u64, arrived: Arrived, payload: &[u8]) -> Option<u32> {
@@ -499,19 +515,22 @@ impl VideoReceiver {
             .ok_or(DropReason::Incomplete)?;
         let extensions = first.extensions.ok_or(DropReason::Incomplete)?;
         let mut idr = false;
+        let mut one_format = true;
         let (mut first_arrival, mut last_arrival) = (first.arrival, first.arrival);
         for packet in packets.clone().filter_map(|index| self.ring.arrived(index)) {
             idr |= packet.idr;
+            one_format &= packet.format == first.format;
             first_arrival = first_arrival.min(packet.arrival);
             last_arrival = last_arrival.max(packet.arrival);
         }
         if self.need_idr && !idr {
             return Err(DropReason::NoKeyFrame);
         }
-        self.assembler.clear();
+        self.assembler.begin(first.format);
         let mut payloads = packets.clone().filter_map(|index| self.ring.payload(index));
         let assembled = payloads.try_for_each(|payload| self.assembler.push(payload));
-        let Ok((_, idr)) = assembled.and_then(|()| self.assembler.finish()) else {
+        let whole = assembled.and_then(|()| self.assembler.finish());
+        let Some((_, idr)) = whole.ok().filter(|_| one_format) else {
             self.lose_picture();
             return Err(DropReason::Malformed);
         };
@@ -525,6 +544,7 @@ impl VideoReceiver {
         self.settled = true;
         Ok(ReceivedAccessUnit {
             data: &[],
+            format: first.format,
             frame: extensions.frame,
             idr,
             timestamp: first.timestamp,

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use soft_kvm_core::MonoTime;
 
+use super::CodedFormat;
 use super::rtp::FrameExtensions;
 
 /// What is known of a packet that has arrived.
@@ -15,6 +16,7 @@ pub(crate) struct Arrived {
     pub(crate) marker: bool,
     /// There on the first packet of an access unit.
     pub(crate) extensions: Option<FrameExtensions>,
+    pub(crate) format: CodedFormat,
     /// Belongs to an access unit with an IDR picture.
     pub(crate) idr: bool,
     len: usize,
@@ -26,6 +28,7 @@ impl Arrived {
         timestamp: u32,
         marker: bool,
         extensions: Option<FrameExtensions>,
+        format: CodedFormat,
         idr: bool,
     ) -> Self {
         Self {
@@ -33,6 +36,7 @@ impl Arrived {
             timestamp,
             marker,
             extensions,
+            format,
             idr,
             len: 0,
         }
@@ -199,7 +203,7 @@ mod tests {
     use super::*;
 
     fn packet() -> Arrived {
-        Arrived::new(MonoTime::ZERO, 0, false, None, false)
+        Arrived::new(MonoTime::ZERO, 0, false, None, CodedFormat::H264, false)
     }
 
     #[test]

@@ -9,6 +9,8 @@ use soft_kvm_core::MonoTime;
 pub const H264_PAYLOAD_TYPE: u8 = 96;
 /// Payload type of the input protocol.
 pub const INPUT_PAYLOAD_TYPE: u8 = 97;
+/// Payload type of FWHT (see `docs/WIRE.md`), 90 kHz.
+pub const FWHT_PAYLOAD_TYPE: u8 = 98;
 /// Ticks of the video's RTP clock in a second.
 pub const VIDEO_CLOCK_HZ: u32 = 90_000;
 /// Bytes of an RTP header without extensions.
@@ -40,7 +42,7 @@ pub enum DatagramKind {
     Rtp {
         /// Its stream.
         ssrc: Ssrc,
-        /// [`H264_PAYLOAD_TYPE`] or [`INPUT_PAYLOAD_TYPE`], or something unknown.
+        /// [`H264_PAYLOAD_TYPE`], [`FWHT_PAYLOAD_TYPE`] or [`INPUT_PAYLOAD_TYPE`], or something unknown.
         payload_type: u8,
     },
     /// A compound RTCP packet.

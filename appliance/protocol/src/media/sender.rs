@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use soft_kvm_core::{Bitrate, MonoTime};
 
+use super::CodedFormat;
 use super::batch::Batch;
-use super::h264::Packetizer;
+use super::fwht::FwhtPacketizer;
+use super::h264::{Packetizer, Payload};
 use super::history::History;
 use super::pacing::Pacer;
 use super::rtcp::{self, COMPOUND_MAX, CompoundWriter, Message, ReportBlock, RtcpError};
-use super::rtp::{
-    EXTENSIONS_LEN, FrameExtensions, H264_PAYLOAD_TYPE, HEADER_LEN, Header, NtpTime, Stages, put,
-};
+use super::rtp::{EXTENSIONS_LEN, FrameExtensions, HEADER_LEN, Header, NtpTime, Stages, put};
 use super::srtp::{Opener, RTCP_OVERHEAD, RTP_OVERHEAD, Sealer, SrtpError};
 
 /// Time from one sender report to the next.
@@ -29,8 +29,6 @@ const TAIL_PROBES: [Duration; 2] = [Duration::from_millis(10), Duration::from_mi
 pub struct SenderConfig {
     /// Largest UDP payload in bytes, 256 to 9000.
     pub mtu: usize,
-    /// RTP payload type.
-    pub payload_type: u8,
     /// Rate inside a frame at least; it goes up when a frame would take longer than half a `frame_interval`.
     pub pacing_rate: Bitrate,
     /// Time from frame to frame.
@@ -52,7 +50,6 @@ impl Default for SenderConfig {
     fn default() -> Self {
         Self {
             mtu: 1_200,
-            payload_type: H264_PAYLOAD_TYPE,
             pacing_rate: Bitrate::kbps(400_000),
             frame_interval: Duration::from_millis(33),
             burst_packets: 16,
@@ -67,7 +64,7 @@ impl Default for SenderConfig {
 /// An encoded picture.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessUnit<'a> {
-    /// Annex B form.
+    /// H.264: Annex B form.
     pub data: &'a [u8],
     /// About it.
     pub info: AccessUnitInfo,
@@ -76,6 +73,8 @@ pub struct AccessUnit<'a> {
 /// Where an encoded picture comes from; times on the server's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AccessUnitInfo {
+    /// What the access unit is.
+    pub format: CodedFormat,
     /// The source's frame number.
     pub frame: u32,
     /// When the picture was captured.
@@ -231,7 +230,7 @@ impl VideoSender {
     pub fn push(&mut self, now: MonoTime, unit: &AccessUnit<'_>) -> Pushed {
         let limit = self.config.mtu - HEADER_LEN - RTP_OVERHEAD;
         let first_limit = limit - EXTENSIONS_LEN;
-        let mut payloads = Packetizer::new(unit.data, first_limit, limit);
+        let mut payloads = Payloads::new(unit, first_limit, limit);
         // Cutting is cheap, and a unit that is queued only in part would be lost anyway.
         let packets = payloads.clone().count();
         if packets == 0 || packets > self.history.room() {
@@ -254,7 +253,7 @@ impl VideoSender {
         while let Some(payload) = payloads.next() {
             let header = Header {
                 marker: payloads.is_done(),
-                payload_type: self.config.payload_type,
+                payload_type: unit.info.format.payload_type(),
                 sequence: self.history.next_sequence(),
                 timestamp,
                 ssrc: self.sealer.ssrc(),
@@ -444,6 +443,44 @@ impl VideoSender {
     fn tail_probe_at(&self) -> Option<MonoTime> {
         let (last, sent) = self.tail.filter(|_| !self.history.is_waiting())?;
         Some(last + *TAIL_PROBES.get(sent)?)
+    }
+}
+
+/// The payloads of an access unit of either format.
+#[derive(Clone, Debug)]
+enum Payloads<'a> {
+    H264(Packetizer<'a>),
+    Fwht(FwhtPacketizer<'a>),
+}
+
+impl<'a> Payloads<'a> {
+    fn new(unit: &AccessUnit<'a>, first: usize, limit: usize) -> Self {
+        match unit.info.format {
+            CodedFormat::H264 => Self::H264(Packetizer::new(unit.data, first, limit)),
+            CodedFormat::Fwht => {
+                Self::Fwht(FwhtPacketizer::new(unit.data, unit.info.idr, first, limit))
+            }
+        }
+    }
+
+    const fn is_done(&self) -> bool {
+        match self {
+            Self::H264(payloads) => payloads.is_done(),
+            Self::Fwht(payloads) => payloads.is_done(),
+        }
+    }
+}
+
+impl<'a> Iterator for Payloads<'a> {
+    type Item = Payload<'a>;
+
+    fn next(&mut self) -> Option<Payload<'a>> {
+        match self {
+            Self::H264(payloads) => payloads.next(),
+            Self::Fwht(payloads) => payloads
+                .next()
+                .map(|(flags, part)| Payload::Fwht { flags, part }),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! Sequence parameter sets (ITU-T H.264 08/2021, 7.3.2.1.1), as far as the picture's size and layout need it.
+//! Sequence parameter sets (ITU-T H.264 08/2021, 7.3.2.1.1), as far as the picture's size, layout and colours need it.
 
 use soft_kvm_core::Size;
 
-/// What a sequence parameter set says of the pictures; the VUI behind it is not read.
+/// What a sequence parameter set says of the pictures; of the VUI in it only the colours are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceParameterSet {
     /// `profile_idc`: 66 is baseline, 77 main, 100 high.
@@ -27,6 +27,10 @@ pub struct SequenceParameterSet {
     pub coded: Size,
     /// What is cropped at each side.
     pub crop: Crop,
+    /// `video_full_range_flag`: samples use 0…255.
+    pub full_range: bool,
+    /// `matrix_coefficients` (table E-5): 1 is BT.709, 2 unspecified, 5 and 6 BT.601, 9 BT.2020.
+    pub matrix_coefficients: u8,
 }
 
 /// Pixels of the coded picture that are not shown.
@@ -107,6 +111,11 @@ impl SequenceParameterSet {
         } else {
             Crop::default()
         };
+        let (full_range, matrix_coefficients) = if bits.flag()? {
+            vui_colours(&mut bits)?
+        } else {
+            (false, MATRIX_UNSPECIFIED)
+        };
         let set = Self {
             profile_idc,
             chroma_format_idc,
@@ -122,6 +131,8 @@ impl SequenceParameterSet {
                 height_in_map_units.checked_mul(16 * fields)?,
             ),
             crop,
+            full_range,
+            matrix_coefficients,
         };
         set.cropped().filter(|size| size.is_supported())?;
         Some(set)
@@ -152,6 +163,30 @@ impl SequenceParameterSet {
             left(self.coded.height, self.crop.top, self.crop.bottom)?,
         ))
     }
+}
+
+/// `matrix_coefficients` of a stream that does not say.
+const MATRIX_UNSPECIFIED: u8 = 2;
+
+/// The VUI up to its colours (E.1.1): `video_full_range_flag` and `matrix_coefficients`.
+fn vui_colours(bits: &mut Bits<'_>) -> Option<(bool, u8)> {
+    const EXTENDED_SAR: u32 = 255;
+    if bits.flag()? && bits.bits(8)? == EXTENDED_SAR {
+        bits.bits(32)?; // sar_width, sar_height
+    }
+    if bits.flag()? {
+        bits.flag()?; // overscan_appropriate_flag
+    }
+    if !bits.flag()? {
+        return Some((false, MATRIX_UNSPECIFIED));
+    }
+    bits.bits(3)?; // video_format
+    let full_range = bits.flag()?;
+    if !bits.flag()? {
+        return Some((full_range, MATRIX_UNSPECIFIED));
+    }
+    bits.bits(16)?; // colour_primaries, transfer_characteristics
+    Some((full_range, u8::try_from(bits.bits(8)?).ok()?))
 }
 
 fn skip_scaling_lists(bits: &mut Bits<'_>, chroma_format_idc: u8) -> Option<()> {
@@ -334,6 +369,30 @@ mod tests {
             let nal = nal(&format!("{HEAD}_1_{crop}_0_1"));
             assert_eq!(SequenceParameterSet::parse(&nal), None, "{crop}");
         }
+    }
+
+    #[test]
+    fn colours_are_read_from_the_vui() {
+        for (vui, colours) in [
+            ("0", (false, 2)),
+            ("1_0_0_0", (false, 2)),
+            ("1_1_00000001_0_1_101_1_0", (true, 2)),
+            ("1_0_1_1_1_101_0_1_00000110_00000110_00000110", (false, 6)),
+            (
+                "1_1_11111111_0000000000010000_0000000000001011_0_1_101_1_1_00000001_00000001_00000001",
+                (true, 1),
+            ),
+        ] {
+            let nal = nal(&format!("{HEAD}_0_{vui}_1"));
+            let set = SequenceParameterSet::parse(&nal).expect("well-formed");
+            assert_eq!((set.full_range, set.matrix_coefficients), colours, "{vui}");
+        }
+        let cut = nal(&format!("{HEAD}_0_1_0_0_1_101_0_1"));
+        assert_eq!(
+            SequenceParameterSet::parse(&cut),
+            None,
+            "ends within the VUI"
+        );
     }
 
     #[test]
