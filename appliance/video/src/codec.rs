@@ -1,8 +1,11 @@
 //! What an encoder and a decoder are.
 
 use soft_kvm_core::{Bitrate, FrameRate, Size};
+pub use soft_kvm_protocol::media::CodedFormat;
 
-/// A borrowed 4:2:0 picture, BT.709 limited range.
+use crate::frame::{Colorimetry, Frame};
+
+/// A borrowed 4:2:0 picture.
 #[derive(Clone, Copy, Debug)]
 pub struct I420Ref<'a> {
     /// Size in pixels; even.
@@ -11,6 +14,8 @@ pub struct I420Ref<'a> {
     pub planes: [&'a [u8]; 3],
     /// Bytes from one line to the next, of each plane.
     pub strides: [usize; 3],
+    /// What the samples mean: BT.709 limited range but for streams of hardware that encodes what it gets.
+    pub color: Colorimetry,
 }
 
 /// What an encoder is asked for at start.
@@ -31,12 +36,17 @@ pub struct Encoded {
     pub idr: bool,
 }
 
-/// An H.264 encoder for interactive pictures: no B-frames, one picture in, one access unit out.
+/// An encoder for interactive pictures: no B-frames, one picture in, one access unit out.
 pub trait VideoEncoder: Send {
     /// Name as in the story and the metrics: `openh264`, `v4l2m2m`, `vaapi`.
     fn name(&self) -> &'static str;
 
-    /// Encodes one picture. The access unit in Annex B form (start codes) replaces what is in `out`;
+    /// What its access units are.
+    fn format(&self) -> CodedFormat {
+        CodedFormat::H264
+    }
+
+    /// Encodes one picture. The access unit (H.264: Annex B form, with start codes) replaces what is in `out`;
     /// an empty one means that the encoder left the picture out.
     ///
     /// # Errors
@@ -55,12 +65,49 @@ pub trait VideoEncoder: Send {
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError>;
 }
 
-/// An H.264 decoder without output delay.
-pub trait VideoDecoder: Send {
-    /// Name for the statistics: `openh264`.
+/// An encoder that reads frames where they are: a device that imports DMA-BUFs.
+///
+/// Opened for the layout of a first frame; frames of another size or layout need another encoder.
+pub trait FrameEncoder: Send {
+    /// Name as in the story and the metrics: `v4l2m2m`, `vaapi`.
     fn name(&self) -> &'static str;
 
-    /// Decodes one access unit in Annex B form; the picture borrows the decoder's memory until the next call.
+    /// What its access units are.
+    fn format(&self) -> CodedFormat;
+
+    /// Encodes one frame; the frame is free again when this returns. The access unit (H.264: Annex B form,
+    /// parameter sets before each IDR) replaces what is in `out`; an empty one means that the frame was left out.
+    ///
+    /// # Errors
+    /// [`CodecError`]: the encoder has to be opened again, or another be taken.
+    fn encode(
+        &mut self,
+        frame: &Frame,
+        idr: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, CodecError>;
+
+    /// Changes the target from the next frame on.
+    ///
+    /// # Errors
+    /// [`CodecError`] if the encoder refuses; the old target stays.
+    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError>;
+
+    /// Bytes of pixels that the CPU has read or written here so far: 0 if the device does it all.
+    fn cpu_bytes(&self) -> u64;
+
+    /// The converter that frames go through first, for people.
+    fn converter(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A decoder without output delay.
+pub trait VideoDecoder: Send {
+    /// Name for the statistics: `openh264`, `v4l2m2m`.
+    fn name(&self) -> &'static str;
+
+    /// Decodes one access unit (H.264: in Annex B form); the picture borrows the decoder's memory until the next call.
     /// `None` when the access unit holds no picture.
     ///
     /// # Errors

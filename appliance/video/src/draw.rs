@@ -266,8 +266,31 @@ fn clip(start: i32, length: u32, limit: u32) -> (usize, usize) {
 }
 
 /// As a signed coordinate.
-pub(crate) fn clamp(value: u32) -> i32 {
+#[must_use]
+pub fn clamp(value: u32) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+/// Breaks a text at spaces into lines of at most `columns` characters; longer words are cut.
+pub fn lines(text: &str, columns: usize) -> impl Iterator<Item = &str> {
+    let mut rest = text.trim();
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let limit = rest
+            .char_indices()
+            .nth(columns)
+            .map_or(rest.len(), |(index, _)| index);
+        let (head, tail) = rest.split_at(limit);
+        let cut = if tail.is_empty() || tail.starts_with(' ') {
+            head
+        } else {
+            head.rsplit_once(' ').map_or(head, |(line, _)| line)
+        };
+        rest = rest.strip_prefix(cut).unwrap_or_default().trim_start();
+        Some(cut.trim_end())
+    })
 }
 
 #[cfg(test)]
@@ -278,6 +301,15 @@ mod tests {
 
     fn pixel(data: &[u8], stride: usize, x: usize, y: usize) -> &[u8] {
         &data[y * stride + x * 4..][..4]
+    }
+
+    #[test]
+    fn lines_break_at_spaces() {
+        let broken = |text, columns| lines(text, columns).collect::<Vec<_>>();
+        assert_eq!(broken("one two three", 7), ["one two", "three"]);
+        assert_eq!(broken("one two three", 8), ["one two", "three"]);
+        assert_eq!(broken("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
+        assert_eq!(broken("", 3), Vec::<&str>::new());
     }
 
     #[test]
@@ -320,6 +352,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn breaking_keeps_every_character(text in "[a-zé ]{0,80}", columns in 1..20_usize) {
+            let kept: String = lines(&text, columns).collect::<Vec<_>>().join("").replace(' ', "");
+            prop_assert_eq!(kept, text.replace(' ', ""));
+            prop_assert!(lines(&text, columns).all(|line| line.chars().count() <= columns));
+        }
+
         #[test]
         fn drawing_anywhere_neither_panics_nor_touches_the_padding(
             x in any::<i32>(), y in any::<i32>(), small in -40..40_i32,

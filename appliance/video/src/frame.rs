@@ -1,6 +1,7 @@
 //! Captured pictures, owned until the last user drops them.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use soft_kvm_core::{MonoTime, Size};
@@ -25,6 +26,10 @@ pub enum PixelFormat {
     Bgrx,
     /// `XB24` (DRM `XBGR8888`): bytes R G B x.
     Rgbx,
+    /// `RGBP` (DRM `RGB565`): little-endian 16 bits, red in the highest five.
+    Rgb565,
+    /// DRM `XRGB2101010` (`XR30`): little-endian 32 bits; two unused, then ten each of red, green and blue.
+    Xrgb2101010,
 }
 
 impl PixelFormat {
@@ -43,7 +48,8 @@ impl PixelFormat {
             ],
             Self::Yuyv | Self::Uyvy => [(half_width * 4, height), (0, 0), (0, 0)],
             Self::Rgb24 | Self::Bgr24 => [(width * 3, height), (0, 0), (0, 0)],
-            Self::Bgrx | Self::Rgbx => [(width * 4, height), (0, 0), (0, 0)],
+            Self::Bgrx | Self::Rgbx | Self::Xrgb2101010 => [(width * 4, height), (0, 0), (0, 0)],
+            Self::Rgb565 => [(width * 2, height), (0, 0), (0, 0)],
         };
         planes.into_iter().filter(|&(line, _)| line > 0)
     }
@@ -142,11 +148,71 @@ pub enum Damage {
     Within(Rect),
 }
 
+/// How Y, Cb and Cr came from R, G and B (`v4l2_ycbcr_encoding`, ITU-T H.273 matrix coefficients).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Matrix {
+    /// ITU-R BT.601: standard definition, most webcams and MJPEG.
+    Bt601,
+    /// ITU-R BT.709: HDTV.
+    #[default]
+    Bt709,
+    /// ITU-R BT.2020, non-constant luminance: UHDTV.
+    Bt2020,
+}
+
+/// What the samples' numbers mean (`v4l2_quantization`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Range {
+    /// Y and RGB in 16…235, Cb and Cr in 16…240.
+    #[default]
+    Limited,
+    /// 0…255.
+    Full,
+}
+
+/// The colours of a picture's samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Colorimetry {
+    /// Of no meaning for RGB.
+    pub matrix: Matrix,
+    /// The samples' range.
+    pub range: Range,
+}
+
+impl Colorimetry {
+    /// From `matrix_coefficients` and `video_full_range_flag` of a stream (ITU-T H.273, table 4; H.264, E.2.1).
+    /// What is unspecified, unknown, or near to BT.709 is BT.709.
+    #[must_use]
+    pub const fn from_h273(matrix_coefficients: u8, full_range: bool) -> Self {
+        Self {
+            matrix: match matrix_coefficients {
+                // FCC, BT.470 B/G, SMPTE 170M.
+                4..=6 => Matrix::Bt601,
+                9 | 10 => Matrix::Bt2020,
+                _ => Matrix::Bt709,
+            },
+            range: if full_range {
+                Range::Full
+            } else {
+                Range::Limited
+            },
+        }
+    }
+
+    /// RGB as computers make it.
+    pub const RGB: Self = Self {
+        matrix: Matrix::Bt709,
+        range: Range::Full,
+    };
+}
+
 /// What is known of a frame besides its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameInfo {
     /// Memory layout.
     pub format: PixelFormat,
+    /// What the samples mean.
+    pub color: Colorimetry,
     /// Size in pixels.
     pub size: Size,
     /// The source's own count; gaps are frames that the device or the slot dropped.
@@ -155,6 +221,37 @@ pub struct FrameInfo {
     pub captured: MonoTime,
     /// What changed since the frame with the sequence number before this one.
     pub damage: Damage,
+    /// Bytes of pixels that the CPU has read or written to make the frame: 0 if a device did it.
+    pub cpu_bytes: u64,
+}
+
+/// A DMA-BUF's plane (`v4l2_plane`, `drm_mode_fb_cmd2`).
+#[derive(Clone, Copy, Debug)]
+pub struct DmaPlane<'a> {
+    /// The DMA-BUF; planes may share one.
+    pub fd: BorrowedFd<'a>,
+    /// Bytes from the buffer's begin to the plane's first line.
+    pub offset: u32,
+    /// Bytes from one line to the next.
+    pub stride: u32,
+    /// Bytes of the whole DMA-BUF.
+    pub length: u32,
+}
+
+/// A frame's memory as DMA-BUFs, for devices to import.
+#[derive(Clone, Copy, Debug)]
+pub struct DmaBuf<'a> {
+    /// `DRM_FORMAT_*` of `<drm/drm_fourcc.h>`.
+    pub fourcc: u32,
+    /// `DRM_FORMAT_MOD_*`: [`DmaBuf::LINEAR`] unless the memory is tiled or compressed.
+    pub modifier: u64,
+    /// As many planes as the format has, first ones first.
+    pub planes: [Option<DmaPlane<'a>>; 4],
+}
+
+impl DmaBuf<'_> {
+    /// `DRM_FORMAT_MOD_LINEAR`.
+    pub const LINEAR: u64 = 0;
 }
 
 /// A set of buffers that a source lends out frame by frame.
@@ -162,8 +259,14 @@ pub struct FrameInfo {
 /// Implementations keep mapped device memory alive and take a buffer back in [`FramePool::release`],
 /// which runs on whatever thread drops the frame last.
 pub trait FramePool: Send + Sync + fmt::Debug {
-    /// The plane's memory, or `None` if the buffer has no such plane.
+    /// The plane's memory for the CPU, or `None` if the buffer has no such plane or the CPU can't read it.
+    /// DMA-BUFs are made readable at the first call for a frame (`DMA_BUF_IOCTL_SYNC`).
     fn plane(&self, buffer: u32, plane: usize) -> Option<Plane<'_>>;
+
+    /// The buffer's memory as DMA-BUFs, if devices can import it.
+    fn dma_buf(&self, _buffer: u32) -> Option<DmaBuf<'_>> {
+        None
+    }
 
     /// The frame in `buffer` has been dropped: the source may fill it again.
     fn release(&self, buffer: u32);
@@ -192,10 +295,23 @@ impl Frame {
         &self.info
     }
 
-    /// The plane's memory, or `None` if the frame has no such plane.
+    /// The plane's memory for the CPU, or `None` if the frame has no such plane or the CPU can't read it.
     #[must_use]
     pub fn plane(&self, plane: usize) -> Option<Plane<'_>> {
         self.pool.plane(self.buffer, plane)
+    }
+
+    /// The frame's memory for devices, or `None` if it is ordinary memory.
+    #[must_use]
+    pub fn dma_buf(&self) -> Option<DmaBuf<'_>> {
+        self.pool.dma_buf(self.buffer)
+    }
+
+    /// The buffer's number in its pool. Importers that keep one slot for each number map less often; they must not
+    /// rely on equal numbers being equal memory.
+    #[must_use]
+    pub fn buffer(&self) -> u32 {
+        self.buffer
     }
 }
 

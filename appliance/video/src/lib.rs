@@ -7,12 +7,29 @@
 
 pub mod barcode;
 pub mod codec;
+pub mod compose;
 pub mod convert;
+pub mod cursor;
 pub mod draw;
 pub mod frame;
+pub mod level;
 pub mod measure;
 pub mod memory;
 pub mod reason;
 pub mod slot;
 pub mod source;
 pub mod testcard;
+
+/// Bodies of the fuzz targets in `fuzz/`. Not a public interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    use crate::cursor::{CursorImage, MAX_CURSOR};
+
+    /// Any bytes as the PNG of a cursor.
+    pub fn cursor_png(data: &[u8]) {
+        if let Ok(image) = CursorImage::from_png(data, (0, 0)) {
+            assert!(image.size.width <= MAX_CURSOR && image.size.height <= MAX_CURSOR);
+            assert_eq!(image.pixels.len(), image.size.pixels() * 4);
+        }
+    }
+}

@@ -107,12 +107,14 @@ mod tests {
     use soft_kvm_core::Size;
 
     use super::*;
+    use crate::frame::Colorimetry;
 
     fn picture<'a>(y: &'a [u8], c: &'a [u8]) -> I420Ref<'a> {
         I420Ref {
             size: Size::new(4, 2),
             planes: [y, c, c],
             strides: [5, 3, 3],
+            color: Colorimetry::default(),
         }
     }
 
@@ -167,6 +169,7 @@ mod tests {
             size,
             planes: [&y, &cb, &cr],
             strides: [160, 80, 80],
+            color: Colorimetry::default(),
         };
         assert!(is_color_bars_75(bars, (0, 16), 0));
         let swapped = I420Ref {

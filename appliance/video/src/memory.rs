@@ -111,7 +111,7 @@ mod tests {
     use soft_kvm_core::MonoTime;
 
     use super::*;
-    use crate::frame::Damage;
+    use crate::frame::{Colorimetry, Damage};
 
     #[test]
     fn a_buffer_is_free_when_its_frame_is_dropped() {
@@ -123,6 +123,8 @@ mod tests {
             sequence: 0,
             captured: MonoTime::ZERO,
             damage: Damage::Unknown,
+            cpu_bytes: 0,
+            color: Colorimetry::default(),
         };
         assert_eq!(pool.free(), Some(0));
         let frame = pool.lend(0, info).expect("buffer 0 exists");

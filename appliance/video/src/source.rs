@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use soft_kvm_core::{FrameRate, Size};
 
+use crate::cursor::Cursor;
 use crate::frame::Frame;
 
 /// A capture device or screen, opened and running.
@@ -30,6 +31,8 @@ pub enum Captured {
     Nothing,
     /// There is no picture, for this reason: show it instead.
     NoPicture(NoPicture),
+    /// The cursor, which is not in the pictures, looks another way or has moved.
+    Cursor(Cursor),
 }
 
 /// What a source gives.
@@ -53,7 +56,9 @@ pub struct SourceInfo {
 pub enum NoPicture {
     /// The device has gone.
     NoDevice,
-    /// `ENOLINK`: nothing plugged, or nothing sent.
+    /// Nothing plugged in: the source's 5 V are not there.
+    NoCable,
+    /// `ENOLINK`: nothing sent, or nothing plugged in where the receiver can't tell.
     NoSignal,
     /// `ENOLCK`: something is sent, but the receiver cannot lock on to it.
     NoLock,

@@ -2,7 +2,7 @@
 
 use yuv::{YuvError, YuvPlanarImage, YuvRange, YuvStandardMatrix};
 
-use super::as_u32;
+use super::{as_u32, standard};
 use crate::codec::I420Ref;
 
 /// Converts a picture to bytes B G R 255, `stride` bytes from one line to the next.
@@ -52,6 +52,7 @@ fn convert(
     if stride < width * bytes_per_pixel || y_stride < width {
         return false;
     }
+    let (range, matrix) = standard(picture.color);
     let picture = YuvPlanarImage {
         y_plane: y,
         y_stride: as_u32(y_stride),
@@ -62,12 +63,5 @@ fn convert(
         width: picture.size.width,
         height: picture.size.height,
     };
-    convert(
-        &picture,
-        out,
-        as_u32(stride),
-        YuvRange::Limited,
-        YuvStandardMatrix::Bt709,
-    )
-    .is_ok()
+    convert(&picture, out, as_u32(stride), range, matrix).is_ok()
 }

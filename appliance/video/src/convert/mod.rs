@@ -1,14 +1,21 @@
 //! Compare and convert in one pass: only the tiles that changed become I420.
 
+mod color;
 mod display;
+pub mod expand;
+mod packed;
 mod pixels;
 
 use soft_kvm_core::Size;
 
 use crate::codec::I420Ref;
-use crate::frame::{Damage, Frame, PixelFormat, Plane, Rect};
+use crate::frame::{Colorimetry, Damage, Frame, PixelFormat, Plane, Rect};
 
+use color::Recode;
+
+pub use color::standard;
 pub use display::{to_bgrx, to_rgb};
+pub use packed::to_i420;
 
 /// Columns of a tile.
 pub const TILE_WIDTH: u32 = 64;
@@ -56,17 +63,21 @@ pub enum ConvertError {
 
 /// Keeps the newest picture as I420 (BT.709, limited range) and what the source's memory held, to compare.
 ///
-/// Odd sizes are rounded down to even ones. Formats that are Y'CbCr already are taken as BT.709 limited.
+/// Odd sizes are rounded down to even ones. Other colours ([`FrameInfo::color`](crate::frame::FrameInfo)) cost a
+/// pass more over the tiles that changed.
 /// After the first frame of a format and size nothing is allocated.
 #[derive(Debug, Default)]
 pub struct Converter {
-    source: Option<(PixelFormat, Size)>,
+    source: Option<(PixelFormat, Colorimetry, Size)>,
+    /// What has to be done to the colours.
+    recode: Option<Recode>,
     /// Sequence number of the frame that the picture shows; `None` when the next frame must be compared as a whole.
     sequence: Option<u64>,
     size: Size,
     canvas: [Buffer; 3],
     shadow: [Buffer; 3],
     dirty: Vec<bool>,
+    cpu_bytes: u64,
 }
 
 /// A plane with one line too many: the `yuv` crate takes whole strides only, also of a line's end.
@@ -134,10 +145,11 @@ impl Converter {
         let info = *frame.info();
         let previous = self.sequence.take();
         let planes = planes(frame)?;
-        let source = Some((info.format, info.size));
+        let source = Some((info.format, info.color, info.size));
         let reset = self.source != source;
         let resized = self.size != info.size.even();
         if reset {
+            self.recode = Recode::new(info.format, info.color);
             self.reset(info.format, info.size);
             self.source = source;
         }
@@ -171,7 +183,14 @@ impl Converter {
                 cr.line(0, 0, plane(cr)),
             ],
             strides: [y.stride, cb.stride, cr.stride],
+            color: Colorimetry::default(),
         }
+    }
+
+    /// Bytes of pixels read and written since the last call: both sides of each comparison, and what a changed
+    /// tile was read from and written to.
+    pub fn take_cpu_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.cpu_bytes)
     }
 
     /// Forgets the picture and frees its memory: for when nobody watches.
@@ -192,11 +211,16 @@ impl Converter {
         }
         self.shadow = Default::default();
         for (plane, (stride, lines)) in format.planes(size).enumerate() {
-            if !pixels::canvas_is_shadow(format, plane)
+            if !pixels::canvas_is_shadow(format, plane, self.recode.as_ref())
                 && let Some(buffer) = self.shadow.get_mut(plane)
             {
                 buffer.reset(stride, lines, 0);
             }
+        }
+        if matches!(format, PixelFormat::Rgb565 | PixelFormat::Xrgb2101010) {
+            // A row of tiles as B G R x: these have no second plane.
+            let [_, wide, _] = &mut self.shadow;
+            wide.reset(size.width as usize * 4, TILE_HEIGHT as usize, 0);
         }
         let columns = size.width.div_ceil(TILE_WIDTH) as usize;
         self.dirty.clear();
@@ -238,7 +262,15 @@ impl Converter {
                     width,
                     lines: lines as usize,
                 };
-                pixels::take(format, planes, &mut self.shadow, &mut self.canvas, block);
+                pixels::take(
+                    format,
+                    planes,
+                    &mut self.shadow,
+                    &mut self.canvas,
+                    self.recode.as_ref(),
+                    block,
+                );
+                self.cpu_bytes += touched(format, self.recode.as_ref(), block);
                 tiles += as_u32(end - start);
                 changed = changed.union(Rect {
                     x: as_u32(x),
@@ -277,7 +309,7 @@ impl Converter {
             let (Some(plane), Some(shape)) = (plane, pixels::shape(format, index)) else {
                 continue;
             };
-            let old = if pixels::canvas_is_shadow(format, index) {
+            let old = if pixels::canvas_is_shadow(format, index, self.recode.as_ref()) {
                 &self.canvas
             } else {
                 &self.shadow
@@ -294,6 +326,7 @@ impl Converter {
                     .and_then(|d| d.get(..bytes));
                 let new = new.unwrap_or_default();
                 let old = old.line(line, start, bytes);
+                self.cpu_bytes += 2 * bytes as u64;
                 if new == old {
                     continue;
                 }
@@ -335,6 +368,28 @@ fn planes(frame: &Frame) -> Result<[Option<Plane<'_>>; 3], ConvertError> {
         *slot = plane;
     }
     Ok(planes)
+}
+
+/// Bytes that taking a block over reads and writes: the source, its copy for the next comparison, the canvas (read and
+/// written again where its colours are changed).
+fn touched(format: PixelFormat, recode: Option<&Recode>, block: Block) -> u64 {
+    let size = Size::new(as_u32(block.width), as_u32(block.lines));
+    let bytes = |format: PixelFormat| -> usize {
+        format.planes(size).map(|(line, lines)| line * lines).sum()
+    };
+    let source = bytes(format);
+    let kept: usize = format
+        .planes(size)
+        .enumerate()
+        .filter(|(plane, _)| !pixels::canvas_is_shadow(format, *plane, recode))
+        .map(|(_, (line, lines))| line * lines)
+        .sum();
+    let passes = if recode.is_some() { 3 } else { 1 };
+    let wide = match format {
+        PixelFormat::Rgb565 | PixelFormat::Xrgb2101010 => 2 * bytes(PixelFormat::Bgrx),
+        _ => 0,
+    };
+    (source + kept + wide + bytes(PixelFormat::I420) * passes) as u64
 }
 
 /// Picture coordinates are below [`Size::MAX`].

@@ -4,7 +4,8 @@ use yuv::{
     BufferStoreMut, YuvConversionMode, YuvError, YuvPlanarImageMut, YuvRange, YuvStandardMatrix,
 };
 
-use super::{Block, Buffer, as_u32};
+use super::color::Recode;
+use super::{Block, Buffer, as_u32, expand};
 use crate::frame::{PixelFormat, Plane};
 
 /// How a plane's memory relates to pixels: bytes for every pair of columns, and lines for every pair of lines.
@@ -34,7 +35,8 @@ pub(super) const fn shape(format: PixelFormat, plane: usize) -> Option<Shape> {
         (PixelFormat::I420, 1 | 2) => (1, 1),
         (PixelFormat::Yuyv | PixelFormat::Uyvy, 0) => (4, 2),
         (PixelFormat::Rgb24 | PixelFormat::Bgr24, 0) => (6, 2),
-        (PixelFormat::Bgrx | PixelFormat::Rgbx, 0) => (8, 2),
+        (PixelFormat::Bgrx | PixelFormat::Rgbx | PixelFormat::Xrgb2101010, 0) => (8, 2),
+        (PixelFormat::Rgb565, 0) => (4, 2),
         _ => return None,
     };
     Some(Shape {
@@ -44,11 +46,16 @@ pub(super) const fn shape(format: PixelFormat, plane: usize) -> Option<Shape> {
 }
 
 /// Whether the source's plane goes into the canvas as it is, so that the canvas serves for the comparison.
-pub(super) const fn canvas_is_shadow(format: PixelFormat, plane: usize) -> bool {
-    matches!(
-        (format, plane),
-        (PixelFormat::I420, _) | (PixelFormat::Nv12, 0)
-    )
+pub(super) const fn canvas_is_shadow(
+    format: PixelFormat,
+    plane: usize,
+    recode: Option<&Recode>,
+) -> bool {
+    recode.is_none()
+        && matches!(
+            (format, plane),
+            (PixelFormat::I420, _) | (PixelFormat::Nv12, 0)
+        )
 }
 
 /// Copies a block of the source's planes to where the next comparison looks, and brings the canvas up to date.
@@ -57,13 +64,14 @@ pub(super) fn take(
     planes: &[Option<Plane<'_>>; 3],
     shadow: &mut [Buffer; 3],
     canvas: &mut [Buffer; 3],
+    recode: Option<&Recode>,
     block: Block,
 ) {
     for (index, plane) in planes.iter().enumerate() {
         let (Some(plane), Some(shape)) = (plane, shape(format, index)) else {
             continue;
         };
-        let target = if canvas_is_shadow(format, index) {
+        let target = if canvas_is_shadow(format, index, recode) {
             canvas.get_mut(index)
         } else {
             shadow.get_mut(index)
@@ -72,16 +80,70 @@ pub(super) fn take(
             copy(plane, target, shape, block);
         }
     }
-    let [source, source_chroma, _] = shadow;
+    if recode.is_some() {
+        copy_up(format, shadow, canvas, block);
+    }
+    let [source, second, _] = shadow;
+    let range = Recode::rgb_range(recode);
     match format {
         PixelFormat::I420 => {}
-        PixelFormat::Nv12 => split_chroma(source_chroma, canvas, block),
+        PixelFormat::Nv12 => split_chroma(second, canvas, block),
         PixelFormat::Yuyv => unpack::<0>(source, canvas, block),
         PixelFormat::Uyvy => unpack::<1>(source, canvas, block),
-        PixelFormat::Rgb24 => from_rgb(yuv::rgb_to_yuv420, source, canvas, block, 3),
-        PixelFormat::Bgr24 => from_rgb(yuv::bgr_to_yuv420, source, canvas, block, 3),
-        PixelFormat::Bgrx => from_rgb(yuv::bgra_to_yuv420, source, canvas, block, 4),
-        PixelFormat::Rgbx => from_rgb(yuv::rgba_to_yuv420, source, canvas, block, 4),
+        PixelFormat::Rgb24 => {
+            from_rgb(yuv::rgb_to_yuv420, source, block.y, canvas, block, 3, range)
+        }
+        PixelFormat::Bgr24 => {
+            from_rgb(yuv::bgr_to_yuv420, source, block.y, canvas, block, 3, range)
+        }
+        PixelFormat::Bgrx => from_rgb(
+            yuv::bgra_to_yuv420,
+            source,
+            block.y,
+            canvas,
+            block,
+            4,
+            range,
+        ),
+        PixelFormat::Rgbx => from_rgb(
+            yuv::rgba_to_yuv420,
+            source,
+            block.y,
+            canvas,
+            block,
+            4,
+            range,
+        ),
+        PixelFormat::Rgb565 => {
+            widen(source, second, block, |[low, high]: [u8; 2]| {
+                expand::rgb565(u16::from_le_bytes([low, high]))
+            });
+            from_rgb(yuv::bgra_to_yuv420, second, 0, canvas, block, 4, range);
+        }
+        PixelFormat::Xrgb2101010 => {
+            widen(source, second, block, |bytes: [u8; 4]| {
+                expand::xrgb2101010(u32::from_le_bytes(bytes))
+            });
+            from_rgb(yuv::bgra_to_yuv420, second, 0, canvas, block, 4, range);
+        }
+    }
+    if let Some(recode) = recode {
+        recode.apply(canvas, block);
+    }
+}
+
+/// Copies the planes that the canvas has in the same form, for their colours to be changed there.
+fn copy_up(format: PixelFormat, shadow: &[Buffer; 3], canvas: &mut [Buffer; 3], block: Block) {
+    for (index, (shadow, canvas)) in shadow.iter().zip(canvas).enumerate() {
+        if let Some(shape) = shape(format, index)
+            && canvas_is_shadow(format, index, None)
+        {
+            let plane = Plane {
+                data: &shadow.data,
+                stride: shadow.stride,
+            };
+            copy(&plane, canvas, shape, block);
+        }
     }
 }
 
@@ -136,6 +198,24 @@ fn unpack<const LUMA: usize>(source: &Buffer, [y, cb, cr]: &mut [Buffer; 3], blo
     }
 }
 
+/// Makes B G R x of a block's pixels, from the first line of `wide` on: for formats that the `yuv` crate does not know.
+fn widen<const BYTES: usize>(
+    source: &Buffer,
+    wide: &mut Buffer,
+    block: Block,
+    pixel: impl Fn([u8; BYTES]) -> [u8; 4],
+) {
+    for line in 0..block.lines {
+        let source = source.line(block.y + line, block.x * BYTES, block.width * BYTES);
+        let target = wide.line_mut(line, block.x * 4, block.width * 4);
+        let (source, _) = source.as_chunks::<BYTES>();
+        let (target, _) = target.as_chunks_mut::<4>();
+        for (target, bytes) in target.iter_mut().zip(source) {
+            *target = pixel(*bytes);
+        }
+    }
+}
+
 fn mean(a: u8, b: u8) -> u8 {
     a.midpoint(b)
 }
@@ -149,12 +229,15 @@ type FromRgb = fn(
     YuvConversionMode,
 ) -> Result<(), YuvError>;
 
+/// `source_line` is where the block's first line is in `source`.
 fn from_rgb(
     convert: FromRgb,
     source: &mut Buffer,
+    source_line: usize,
     [y, cb, cr]: &mut [Buffer; 3],
     block: Block,
     bytes_per_pixel: usize,
+    range: YuvRange,
 ) {
     let (x, line, lines) = (block.x / 2, block.y / 2, block.lines / 2);
     let mut picture = YuvPlanarImageMut {
@@ -168,12 +251,12 @@ fn from_rgb(
         height: as_u32(block.lines),
     };
     let stride = as_u32(source.stride);
-    let source = source.block_mut(block.y, block.x * bytes_per_pixel, block.lines);
+    let source = source.block_mut(source_line, block.x * bytes_per_pixel, block.lines);
     let done = convert(
         &mut picture,
         source,
         stride,
-        YuvRange::Limited,
+        range,
         YuvStandardMatrix::Bt709,
         YuvConversionMode::Balanced,
     );

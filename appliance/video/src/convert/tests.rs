@@ -2,10 +2,10 @@ use proptest::prelude::*;
 use soft_kvm_core::MonoTime;
 
 use super::*;
-use crate::frame::FrameInfo;
+use crate::frame::{Colorimetry, FrameInfo};
 use crate::memory::MemoryPool;
 
-const FORMATS: [PixelFormat; 8] = [
+const FORMATS: [PixelFormat; 10] = [
     PixelFormat::Nv12,
     PixelFormat::I420,
     PixelFormat::Yuyv,
@@ -14,6 +14,8 @@ const FORMATS: [PixelFormat; 8] = [
     PixelFormat::Bgr24,
     PixelFormat::Bgrx,
     PixelFormat::Rgbx,
+    PixelFormat::Rgb565,
+    PixelFormat::Xrgb2101010,
 ];
 
 /// A picture in memory with some bytes of padding after each line.
@@ -41,6 +43,13 @@ fn info(format: PixelFormat, size: Size, sequence: u64, damage: Damage) -> Frame
         sequence,
         captured: MonoTime::ZERO,
         damage,
+        cpu_bytes: 0,
+        color: match format {
+            PixelFormat::Nv12 | PixelFormat::I420 | PixelFormat::Yuyv | PixelFormat::Uyvy => {
+                Colorimetry::default()
+            }
+            _ => Colorimetry::RGB,
+        },
     }
 }
 
@@ -80,11 +89,17 @@ fn flat(format: PixelFormat, size: Size, pattern: [&[u8]; 3]) -> Frame {
 #[test]
 fn colours_come_out_as_bt709_says() {
     // 75 % yellow is R 191, G 191, B 0: Y 168, Cb 44, Cr 136.
-    let cases: [(PixelFormat, [&[u8]; 3]); 8] = [
+    let cases: [(PixelFormat, [&[u8]; 3]); 10] = [
         (PixelFormat::Rgb24, [&[191, 191, 0], &[], &[]]),
         (PixelFormat::Bgr24, [&[0, 191, 191], &[], &[]]),
         (PixelFormat::Rgbx, [&[191, 191, 0, 9], &[], &[]]),
         (PixelFormat::Bgrx, [&[0, 191, 191, 9], &[], &[]]),
+        // 23, 47, 0 of 31, 63, 31; 766, 766, 0 of 1023.
+        (PixelFormat::Rgb565, [&[0xE0, 0xBD], &[], &[]]),
+        (
+            PixelFormat::Xrgb2101010,
+            [&[0x00, 0xF8, 0xEB, 0xEF], &[], &[]],
+        ),
         (PixelFormat::Yuyv, [&[168, 44, 168, 136], &[], &[]]),
         (PixelFormat::Uyvy, [&[44, 168, 136, 168], &[], &[]]),
         (PixelFormat::Nv12, [&[168], &[44, 136], &[]]),

@@ -12,7 +12,7 @@ use soft_kvm_protocol::input::echo::EchoSnapshot;
 
 use crate::barcode::Barcode;
 use crate::draw::Canvas;
-use crate::frame::{Damage, Frame, FrameInfo, PixelFormat, Rect};
+use crate::frame::{Colorimetry, Damage, Frame, FrameInfo, PixelFormat, Rect};
 use crate::memory::MemoryPool;
 use crate::source::Content;
 use content::Scene;
@@ -133,6 +133,8 @@ impl TestCard {
             sequence: self.sequence,
             captured,
             damage,
+            cpu_bytes: 0,
+            color: Colorimetry::RGB,
         };
         self.sequence += 1;
         self.pool.lend(self.current?, info)
