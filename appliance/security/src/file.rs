@@ -155,6 +155,16 @@ impl StateDir {
         self.sync(&path)
     }
 
+    /// Removes the file for good; says whether it was there.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool, StateError> {
+        let path = self.file(name);
+        match fs::remove_file(&path) {
+            Ok(()) => self.sync(&path).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StateError::io(&path, "remove", e)),
+        }
+    }
+
     /// Like [`Self::replace`] but leaves a file alone that is there already; says whether it was written.
     pub(crate) fn create(&self, name: &str, content: &[u8]) -> Result<bool, StateError> {
         let path = self.file(name);
@@ -176,8 +186,14 @@ impl StateDir {
             .prefix(".new-")
             .tempfile_in(&self.0)
             .map_err(|e| StateError::io(path, "make a temporary file for", e))?;
+        self.own(temporary.as_file(), path)?;
         fill(temporary.as_file_mut(), content).map_err(|e| StateError::io(path, "write", e))?;
         Ok(temporary)
+    }
+
+    /// Gives a file that was made here to the folder's owner.
+    pub(crate) fn own(&self, file: &File, path: &Path) -> Result<(), StateError> {
+        mode::give_to_owner(file, &self.0).map_err(|e| StateError::io(path, "hand over", e))
     }
 
     fn sync(&self, path: &Path) -> Result<(), StateError> {
@@ -253,6 +269,31 @@ mod tests {
         let error = fill(&mut full, b"x").unwrap_err();
         let error = StateError::io(Path::new("/var/lib/soft-kvm/peers.json"), "write", error);
         assert!(matches!(error, StateError::Full { .. }), "{error}");
+    }
+
+    #[test]
+    #[ignore = "needs root: gives a folder to another user"]
+    fn what_root_writes_belongs_to_the_folders_owner() {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+
+        let (_root, state) = state();
+        chown(state.path(), Some(65_534), Some(65_534)).unwrap();
+        state.replace("x", b"1").unwrap();
+        let identity = crate::Identity::rotate(&state).unwrap();
+        crate::PeerStore::open(&state)
+            .unwrap()
+            .set_address(&identity.fingerprint(), "192.0.2.1:1")
+            .unwrap();
+        crate::audit::AuditLog::new(&state)
+            .append("now", &[crate::audit::Event::Stopped {}])
+            .unwrap();
+        crate::factory_reset(&state).unwrap();
+        let entries: Vec<_> = fs::read_dir(state.path()).unwrap().flatten().collect();
+        assert!(entries.len() > 3, "{entries:?}");
+        for entry in entries {
+            let owner = entry.metadata().unwrap();
+            assert_eq!((owner.uid(), owner.gid()), (65_534, 65_534), "{entry:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use pem::Pem;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject as _;
@@ -10,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use crate::succession::{self, MAX_PREDECESSORS};
 use crate::{Fingerprint, StateDir, StateError};
 
 /// The key and its certificate, one file so that they cannot disagree.
@@ -23,6 +25,8 @@ pub struct Identity {
     key: Zeroizing<Vec<u8>>,
     certificate: CertificateDer<'static>,
     fingerprint: Fingerprint,
+    /// What earlier keys say of this one; see [`succession`].
+    vouchers: Vec<CertificateDer<'static>>,
 }
 
 impl Identity {
@@ -35,7 +39,7 @@ impl Identity {
         if let Some(identity) = Self::load(state)? {
             return Ok(identity);
         }
-        let (pem, identity) = Self::generate()?;
+        let (pem, identity) = Self::generate(None)?;
         if state.create(FILE, pem.as_bytes())? {
             return Ok(identity);
         }
@@ -47,13 +51,26 @@ impl Identity {
         })
     }
 
+    /// Puts a new key in place of the one kept in `state`, vouched for by it, so that pins follow. Programs that run have the
+    /// old one until they start again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load_or_create`]; the old key is kept then.
+    pub fn rotate(state: &StateDir) -> Result<Self, StateError> {
+        let old = Self::load_or_create(state)?;
+        let (pem, identity) = Self::generate(Some(&old))?;
+        state.replace(FILE, pem.as_bytes())?;
+        Ok(identity)
+    }
+
     /// An identity that lives as long as the process; for tests and one-off tools.
     ///
     /// # Errors
     ///
     /// The system's random number generator fails.
     pub fn ephemeral() -> Result<Self, StateError> {
-        Self::generate().map(|(_, identity)| identity)
+        Self::generate(None).map(|(_, identity)| identity)
     }
 
     /// The name of the key.
@@ -68,12 +85,51 @@ impl Identity {
         &self.certificate
     }
 
+    /// What is shown in the handshake: the certificate, and behind it what earlier keys say of this one.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        let own = std::iter::once(&self.certificate);
+        own.chain(&self.vouchers).cloned().collect()
+    }
+
+    /// The keys before this one that vouch for it, the newest first.
+    #[must_use]
+    pub fn predecessors(&self) -> Vec<Fingerprint> {
+        succession::predecessors(&self.certificate, &self.vouchers)
+    }
+
+    /// Hands the memory of the private key to `keep`, which may ask the system not to swap it out.
+    ///
+    /// # Errors
+    /// Those of `keep`.
+    pub fn pin<E>(&self, keep: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        keep(&self.key)
+    }
+
     /// The private key (PKCS #8).
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.to_vec()).into()
     }
 
-    fn load(state: &StateDir) -> Result<Option<Self>, StateError> {
+    /// The file's text, secret.
+    pub(crate) fn text(state: &StateDir) -> Result<Zeroizing<String>, StateError> {
+        let bytes = state.read(FILE)?.unwrap_or_default();
+        let text = str::from_utf8(&bytes)
+            .map_err(|e| corrupt(&state.file(FILE), format!("is no text ({e})")))?;
+        Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    /// Puts a text that [`Self::parse`] takes in place of the file.
+    pub(crate) fn replace(state: &StateDir, text: &str) -> Result<(), StateError> {
+        state.replace(FILE, text.as_bytes())
+    }
+
+    /// Forgets the key; says whether there was one.
+    pub(crate) fn remove(state: &StateDir) -> Result<bool, StateError> {
+        state.remove(FILE)
+    }
+
+    pub(crate) fn load(state: &StateDir) -> Result<Option<Self>, StateError> {
         let Some(pem) = state.read(FILE)? else {
             return Ok(None);
         };
@@ -82,14 +138,18 @@ impl Identity {
             .map_err(|reason| corrupt(&state.file(FILE), reason))
     }
 
-    fn parse(pem: &[u8]) -> Result<Self, String> {
+    pub(crate) fn parse(pem: &[u8]) -> Result<Self, String> {
         let PrivateKeyDer::Pkcs8(key) = PrivateKeyDer::from_pem_slice(pem)
             .map_err(|e| format!("holds no usable private key ({e})"))?
         else {
             return Err("its private key is not in PKCS #8 form".into());
         };
-        let certificate = CertificateDer::from_pem_slice(pem)
-            .map_err(|e| format!("holds no usable certificate ({e})"))?;
+        let mut certificates = CertificateDer::pem_slice_iter(pem)
+            .take(1 + 2 * MAX_PREDECESSORS)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| format!("holds a malformed certificate ({e})"))?
+            .into_iter();
+        let certificate = certificates.next().ok_or("holds no certificate")?;
         CertifiedKey::from_der(
             vec![certificate.clone()],
             key.clone_key().into(),
@@ -101,23 +161,26 @@ impl Identity {
                 .map_err(|e| format!("its certificate is malformed ({e})"))?,
             key: Zeroizing::new(key.secret_pkcs8_der().to_vec()),
             certificate,
+            vouchers: certificates.collect(),
         })
     }
 
-    fn generate() -> Result<(Zeroizing<String>, Self), StateError> {
+    fn generate(old: Option<&Self>) -> Result<(Zeroizing<String>, Self), StateError> {
         let failed = |e: rcgen::Error| StateError::Key(e.to_string());
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut parameters = CertificateParams::new(Vec::new()).map_err(failed)?;
-        parameters.distinguished_name = DistinguishedName::new();
-        parameters
-            .distinguished_name
-            .push(DnType::CommonName, "Soft KVM");
-        // Machines without a battery-backed clock start in 1970, and a key does not wear out.
-        parameters.not_before = rcgen::date_time_ymd(1970, 1, 1);
-        parameters.not_after = rcgen::date_time_ymd(9999, 12, 31);
-        let certificate = parameters.self_signed(&key).map_err(failed)?;
-        let secret = Zeroizing::new(key.serialize_pem());
-        let pem = Zeroizing::new(format!("{}{}", *secret, certificate.pem()));
+        let own = parameters()
+            .and_then(|all| all.self_signed(&key))
+            .map_err(failed)?;
+        let mut chain = vec![own.der().clone()];
+        if let Some(old) = old {
+            chain.push(succession::certify(&key, &old.key).map_err(failed)?);
+            chain.extend(old.chain());
+            chain.truncate(1 + 2 * MAX_PREDECESSORS);
+        }
+        let mut pem = Zeroizing::new(key.serialize_pem());
+        for certificate in &chain {
+            pem.push_str(&pem::encode(&Pem::new("CERTIFICATE", certificate.as_ref())));
+        }
         let identity = Self::parse(pem.as_bytes()).map_err(StateError::Key)?;
         Ok((pem, identity))
     }
@@ -127,6 +190,19 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.fingerprint).finish()
     }
+}
+
+/// Of every certificate of ours.
+pub(crate) fn parameters() -> Result<CertificateParams, rcgen::Error> {
+    let mut parameters = CertificateParams::new(Vec::new())?;
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "Soft KVM");
+    // Machines without a battery-backed clock start in 1970, and a key does not wear out.
+    parameters.not_before = rcgen::date_time_ymd(1970, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(9999, 12, 31);
+    Ok(parameters)
 }
 
 fn corrupt(path: &Path, reason: String) -> StateError {
@@ -179,7 +255,7 @@ mod tests {
         let good = fs::read_to_string(state.file(FILE)).unwrap();
         let (_, other) = good.split_once("-----BEGIN CERT").unwrap();
         let (_, stranger) = {
-            let (pem, _) = Identity::generate().unwrap();
+            let (pem, _) = Identity::generate(None).unwrap();
             let key_end = pem.find("-----BEGIN CERT").unwrap();
             (0, format!("{}-----BEGIN CERT{other}", &pem[..key_end]))
         };

@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 
 use serde::{Deserialize, Serialize};
 use soft_kvm_protocol::pairing::PeerName;
+use soft_kvm_protocol::roles::{ClientsRequest, Role};
 
+use crate::policy::{self, By, Refusal};
 use crate::{Fingerprint, StateDir, StateError};
 
 const FILE: &str = "peers.json";
@@ -22,8 +24,10 @@ pub struct Peer {
     pub name: PeerName,
     /// The pinned key.
     pub fingerprint: Fingerprint,
-    /// What the peer may do: `admin` today.
-    pub role: String,
+    /// What the peer may do. In a server's store; a client's says nothing by it. Without one it may control, as before
+    /// there were roles.
+    #[serde(default = "without_role")]
+    pub role: Role,
     /// When it paired, by the wall clock of that day; for people only, nothing depends on it.
     pub paired_at: String,
     /// Where a server was last reached, `ADDRESS:PORT`; clients keep it for when mDNS finds nothing.
@@ -31,11 +35,36 @@ pub struct Peer {
     pub address: Option<String>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+const fn without_role() -> Role {
+    Role::Control
+}
+
+/// Why a client was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManageError {
+    /// It must not be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
     version: u32,
     peers: Vec<Peer>,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            peers: Vec::new(),
+        }
+    }
 }
 
 /// The pinned peers of one program, in one file.
@@ -105,6 +134,32 @@ impl PeerStore {
         })
     }
 
+    /// Adds a client that has just paired; its role is as [`policy::role_at_pairing`] says, whatever `peer` has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add`].
+    pub fn add_paired(&self, mut peer: Peer, wanted: Option<Role>) -> Result<Role, StateError> {
+        self.change(|peers| {
+            let first = peers.is_empty();
+            let before = remove_from(peers, &peer.fingerprint).map(|old| old.role);
+            peer.role = policy::role_at_pairing(wanted, before, first);
+            let role = peer.role;
+            peers.push(peer);
+            role
+        })
+    }
+
+    /// Changes a client as [`policy::apply`] says.
+    ///
+    /// # Errors
+    ///
+    /// The policy refuses, or the file cannot be read or written; nothing was changed then.
+    pub fn manage(&self, by: By, request: &ClientsRequest) -> Result<Peer, ManageError> {
+        self.try_change(|peers| policy::apply(peers, by, request))?
+            .map_err(ManageError::Refused)
+    }
+
     /// Removes the peer with this key and returns it.
     ///
     /// # Errors
@@ -115,6 +170,35 @@ impl PeerStore {
             return Ok(None);
         }
         self.change(|peers| remove_from(peers, fingerprint))
+    }
+
+    /// Puts the key `new` in place of the newest of `old` that is trusted, once [`crate::succession`] has shown that they
+    /// vouch for it; gives the peer as it is now and the key it had. Nothing when `new` is known, or none of `old` is.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or written.
+    pub fn follow(
+        &self,
+        old: &[Fingerprint],
+        new: Fingerprint,
+    ) -> Result<Option<(Peer, Fingerprint)>, StateError> {
+        let is_known = |peers: &[Peer], key| peers.iter().any(|peer| peer.fingerprint == key);
+        let followed = |peers: &mut Vec<Peer>| {
+            let newest = old.iter().find(|key| is_known(peers, **key)).copied();
+            let before = newest.filter(|_| !is_known(peers, new)).ok_or(())?;
+            let mut peer = remove_from(peers, &before).ok_or(())?;
+            // Keys before that are out of use for as long.
+            peers.retain(|peer| !old.contains(&peer.fingerprint));
+            peer.fingerprint = new;
+            peers.push(peer.clone());
+            Ok::<_, ()>((peer, before))
+        };
+        // Every connection with a key that was rotated once comes by here.
+        if old.is_empty() || self.find(&new)?.is_some() {
+            return Ok(None);
+        }
+        Ok(self.try_change(followed)?.ok())
     }
 
     /// Remembers where the peer with this key was reached; writes nothing when that is known, or the peer is not.
@@ -134,22 +218,66 @@ impl PeerStore {
         }
     }
 
+    /// The whole list as it is kept.
+    pub(crate) fn text(&self) -> Result<String, StateError> {
+        self.text_of(&self.read()?)
+    }
+
+    /// Counts the peers of a text as [`Self::text`] gives it.
+    pub(crate) fn parse(text: &[u8]) -> Result<usize, String> {
+        Self::content(text).map(|content| content.peers.len())
+    }
+
+    /// Puts a text that [`Self::parse`] takes in place of the list.
+    pub(crate) fn replace(state: &StateDir, text: &str) -> Result<(), StateError> {
+        let store = Self {
+            state: state.clone(),
+        };
+        let _lock = store.lock()?;
+        state.replace(FILE, text.as_bytes())
+    }
+
+    /// Forgets all peers.
+    pub(crate) fn remove_all(state: &StateDir) -> Result<(), StateError> {
+        let store = Self {
+            state: state.clone(),
+        };
+        let _lock = store.lock()?;
+        state.remove(FILE).map(drop)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Vec<Peer>) -> T) -> Result<T, StateError> {
+        let change = |peers: &mut Vec<Peer>| Ok::<_, std::convert::Infallible>(change(peers));
+        let Ok(result) = self.try_change(change)?;
+        Ok(result)
+    }
+
+    /// Writes nothing when `change` fails.
+    fn try_change<T, E>(
+        &self,
+        change: impl FnOnce(&mut Vec<Peer>) -> Result<T, E>,
+    ) -> Result<Result<T, E>, StateError> {
         let _lock = self.lock()?;
         let mut content = self.read()?;
-        let result = change(&mut content.peers);
+        let result = match change(&mut content.peers) {
+            Ok(result) => result,
+            Err(refused) => return Ok(Err(refused)),
+        };
         if content.peers.len() > MAX_PEERS {
             return Err(self.corrupt(format!("has more than {MAX_PEERS} peers")));
         }
         content
             .peers
             .sort_by(|a, b| (&a.name, a.fingerprint).cmp(&(&b.name, b.fingerprint)));
-        content.version = VERSION;
-        let mut text = serde_json::to_vec_pretty(&content)
+        self.state
+            .replace(FILE, self.text_of(&content)?.as_bytes())?;
+        Ok(Ok(result))
+    }
+
+    fn text_of(&self, content: &Content) -> Result<String, StateError> {
+        let text = serde_json::to_string_pretty(content)
             .map_err(|e| self.corrupt(format!("cannot be written as JSON ({e})")))?;
-        text.push(b'\n');
-        self.state.replace(FILE, &text)?;
-        Ok(result)
+        Ok(text + "\n")
     }
 
     /// The lock is a file of its own: the store itself is replaced by every change.
@@ -161,6 +289,7 @@ impl PeerStore {
             .write(true)
             .open(&path)
             .map_err(|e| StateError::io(&path, "open", e))?;
+        self.state.own(&file, &path)?;
         file.lock().map_err(|e| StateError::io(&path, "lock", e))?;
         Ok(file)
     }
@@ -169,13 +298,20 @@ impl PeerStore {
         let Some(text) = self.state.read(FILE)? else {
             return Ok(Content::default());
         };
-        let content: Content = serde_json::from_slice(&text)
-            .map_err(|e| self.corrupt(format!("is not a list of peers ({e})")))?;
+        Self::content(&text).map_err(|reason| self.corrupt(reason))
+    }
+
+    fn content(text: &[u8]) -> Result<Content, String> {
+        let content: Content =
+            serde_json::from_slice(text).map_err(|e| format!("is not a list of peers ({e})"))?;
         if content.version != VERSION {
             let version = content.version;
-            return Err(self.corrupt(format!(
+            return Err(format!(
                 "has version {version}, this program reads {VERSION}"
-            )));
+            ));
+        }
+        if content.peers.len() > MAX_PEERS {
+            return Err(format!("has more than {MAX_PEERS} peers"));
         }
         Ok(content)
     }
@@ -208,7 +344,7 @@ mod tests {
         Peer {
             name: PeerName::new(name).unwrap(),
             fingerprint: Fingerprint::from_bytes([key; 32]),
-            role: "admin".into(),
+            role: Role::Admin,
             paired_at: "2026-11-22".into(),
             address: None,
         }
@@ -245,6 +381,55 @@ mod tests {
             }
         });
         assert_eq!(store.list().unwrap().len(), 16);
+    }
+
+    #[test]
+    fn pins_of_before_roles_stay_and_the_first_client_is_admin() {
+        let (_root, store) = store();
+        let key = "01".repeat(32);
+        for (role, expected) in [("", Role::Control), (r#""role":"admin","#, Role::Admin)] {
+            let text = format!(
+                r#"{{"version":1,"peers":[{{"name":"old","fingerprint":"{key}",{role}"paired_at":"2026-11-22"}}]}}"#
+            );
+            store.state.replace(FILE, text.as_bytes()).unwrap();
+            let old = store.list().unwrap().pop().unwrap();
+            assert_eq!((old.name.as_str(), old.role), ("old", expected));
+        }
+        store.remove(&Fingerprint::from_bytes([1; 32])).unwrap();
+        assert_eq!(store.add_paired(peer("a", 1), None).unwrap(), Role::Admin);
+        assert_eq!(store.add_paired(peer("b", 2), None).unwrap(), Role::Control);
+        let view = ClientsRequest::Role {
+            client: "b".to_owned(),
+            role: Role::View,
+        };
+        store.manage(By::Console, &view).unwrap();
+        assert_eq!(store.add_paired(peer("b", 2), None).unwrap(), Role::View);
+        let before = store.state.read(FILE).unwrap().unwrap();
+        let by = By::Client(Fingerprint::from_bytes([2; 32]), Role::View);
+        let refused = store.manage(by, &view).unwrap_err();
+        assert!(matches!(refused, ManageError::Refused(Refusal::NotAdmin)));
+        assert_eq!(store.state.read(FILE).unwrap().unwrap(), before);
+    }
+
+    #[test]
+    fn a_pin_follows_to_the_next_key_and_the_old_one_is_a_stranger() {
+        let (_root, store) = store();
+        let key = |byte| Fingerprint::from_bytes([byte; 32]);
+        store.add(peer("rack", 1)).unwrap();
+        store.add(peer("desk", 9)).unwrap();
+        assert_eq!(store.follow(&[], key(2)).unwrap(), None);
+        assert_eq!(store.follow(&[key(7)], key(2)).unwrap(), None);
+        assert_eq!(store.follow(&[key(1)], key(9)).unwrap(), None);
+        let (now, before) = store.follow(&[key(7), key(1)], key(2)).unwrap().unwrap();
+        assert_eq!(before, key(1));
+        let expected = Peer {
+            fingerprint: key(2),
+            ..peer("rack", 1)
+        };
+        assert_eq!(now, expected);
+        assert_eq!(store.find(&key(2)).unwrap(), Some(expected));
+        assert_eq!(store.find(&key(1)).unwrap(), None);
+        assert_eq!(store.list().unwrap().len(), 2);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use soft_kvm_protocol::control::SRTP_EXPORTER_LABEL;
 use soft_kvm_protocol::pairing::PAIRING_EXPORTER_LABEL;
 use zeroize::Zeroizing;
 
+use crate::succession::predecessors;
 use crate::{Fingerprint, Identity};
 
 /// The one application protocol that is spoken (RFC 7301).
@@ -48,7 +49,7 @@ pub fn server_config(identity: &Identity) -> Result<Arc<ServerConfig>, Error> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![identity.certificate().clone()], identity.private_key())?;
+        .with_single_cert(identity.chain(), identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -93,6 +94,18 @@ pub fn peer_fingerprint(connection: &CommonState) -> Option<Fingerprint> {
     Fingerprint::of_certificate(certificate).ok()
 }
 
+/// The earlier keys whose holders have named the peer's key as the one that follows, the newest first.
+///
+/// Costs a signature check for each, so at most [`MAX_PREDECESSORS`](crate::succession::MAX_PREDECESSORS), and none for a
+/// key that was never rotated.
+#[must_use]
+pub fn peer_predecessors(connection: &CommonState) -> Vec<Fingerprint> {
+    match connection.peer_certificates() {
+        Some([shown, behind @ ..]) => predecessors(shown, behind),
+        _ => Vec::new(),
+    }
+}
+
 /// Key material for SRTP, tied to this TLS session and to the media session's id (RFC 8446 §7.5).
 ///
 /// # Errors
@@ -130,14 +143,14 @@ fn client(identity: &Identity, pins: Option<Vec<Fingerprint>>) -> Result<Arc<Cli
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_auth_cert(vec![identity.certificate().clone()], identity.private_key())?;
+        .with_client_auth_cert(identity.chain(), identity.private_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     Ok(Arc::new(config))
 }
 
-/// Accepts a server by its key alone; by any key when there are no pins at all.
+/// Accepts a server by its key alone, or by a pinned key that vouches for it; by any key when there are no pins at all.
 #[derive(Debug)]
 struct PinnedServer {
     pins: Option<Vec<Fingerprint>>,
@@ -148,14 +161,19 @@ impl ServerCertVerifier for PinnedServer {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let shown = Fingerprint::of_certificate(end_entity)?;
         match &self.pins {
-            Some(pins) if !pins.contains(&shown) => {
+            Some(pins)
+                if !pins.contains(&shown)
+                    && !predecessors(end_entity, intermediates)
+                        .iter()
+                        .any(|key| pins.contains(key)) =>
+            {
                 Err(CertificateError::ApplicationVerificationFailure.into())
             }
             _ => Ok(ServerCertVerified::assertion()),
@@ -322,6 +340,28 @@ pub(crate) mod tests {
         }
         let unpinned = unpinned_client_config(&ours).unwrap();
         assert!(connect(unpinned, server_config(&theirs).unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_rotated_key_is_taken_for_the_pinned_one_before_it() {
+        let root = tempfile::tempdir().unwrap();
+        let state = crate::StateDir::open(root.path().join("s")).unwrap();
+        let old = Identity::load_or_create(&state).unwrap();
+        let new = Identity::rotate(&state).unwrap();
+        let ours = Identity::ephemeral().unwrap();
+        let pinned = client_config(&ours, [old.fingerprint()]).unwrap();
+        let (client, server) = connect(pinned, server_config(&new).unwrap()).unwrap();
+        assert_eq!(peer_fingerprint(&client), Some(new.fingerprint()));
+        assert_eq!(peer_predecessors(&client), [old.fingerprint()]);
+        assert_eq!(peer_predecessors(&server), []);
+        // Not the other way round: who has followed to the new key is done with the old one.
+        let followed = client_config(&ours, [new.fingerprint()]).unwrap();
+        assert!(connect(followed, server_config(&old).unwrap()).is_err());
+        let other = server_config(&ours).unwrap();
+        let client = client_config(&new, [ours.fingerprint()]).unwrap();
+        let (_, server) = connect(client, other).unwrap();
+        assert_eq!(peer_fingerprint(&server), Some(new.fingerprint()));
+        assert_eq!(peer_predecessors(&server), [old.fingerprint()]);
     }
 
     #[test]
