@@ -42,10 +42,9 @@ impl Chord {
         ]
     }
 
-    /// The chord that goes to the next server unless another is configured: both Control keys and Tab.
-    #[must_use]
-    pub fn default_switch() -> Self {
-        Self(vec![KeyCode::LEFTCTRL, KeyCode::RIGHTCTRL, KeyCode::TAB])
+    /// Both Control keys and one more.
+    pub(crate) fn both_controls(key: KeyCode) -> Self {
+        Self(vec![KeyCode::LEFTCTRL, KeyCode::RIGHTCTRL, key])
     }
 
     /// A chord of these keys, in any order.
@@ -142,6 +141,12 @@ impl<T: Copy> ChordDetector<T> {
                         .all(|wanted| held.iter().any(|(_, down)| down == *wanted))
             })
             .map(|(_, action)| *action)
+    }
+
+    /// The keys that are down on all devices.
+    #[must_use]
+    pub const fn held(&self) -> &HeldKeys {
+        &self.held
     }
 
     /// A device is gone: its keys are up.

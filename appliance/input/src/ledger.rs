@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_protocol::input::codes::abs;
-use soft_kvm_protocol::input::{DeviceId, EventType, HeldKeys, InputEvent, KeyCode, LEASE};
+use soft_kvm_protocol::input::{
+    DeviceDescriptor, DeviceId, EventType, HeldKeys, InputEvent, KeyCode, LEASE, Springs,
+};
 
 /// Touches followed per device; the wire allows no more.
 const MAX_SLOTS: i32 = 64;
@@ -22,6 +24,8 @@ pub struct Ledger {
     last_life: Option<MonoTime>,
     held: HeldKeys,
     devices: Vec<Touches>,
+    /// Not part of what the lease is about: a stick that is held still sends nothing.
+    springs: Springs,
     scratch: Vec<InputEvent>,
 }
 
@@ -55,7 +59,7 @@ impl Touches {
     }
 
     /// Lifts the touches and goes back to the slot that the following events will be about.
-    fn lift(&mut self, events: &mut Vec<InputEvent>) {
+    fn lift(&self, events: &mut Vec<InputEvent>) {
         if self.active == 0 {
             return;
         }
@@ -64,7 +68,6 @@ impl Touches {
             events.push(InputEvent::new(EventType::ABS, abs::MT_TRACKING_ID, -1));
         }
         events.push(InputEvent::new(EventType::ABS, abs::MT_SLOT, self.slot));
-        self.active = 0;
     }
 }
 
@@ -83,6 +86,7 @@ impl Ledger {
             last_life: None,
             held: HeldKeys::new(),
             devices: Vec::new(),
+            springs: Springs::default(),
             scratch: Vec::with_capacity(256),
         }
     }
@@ -98,6 +102,11 @@ impl Ledger {
         }
     }
 
+    /// Follows the axes of a device that spring back, too: they go to rest when its keys are lifted.
+    pub fn add_springs(&mut self, device: &DeviceDescriptor) {
+        self.springs.add_device(device);
+    }
+
     /// Whether the device is followed.
     #[must_use]
     pub fn knows(&self, device: DeviceId) -> bool {
@@ -108,6 +117,7 @@ impl Ledger {
     pub fn remove_device(&mut self, device: DeviceId, write: &mut dyn FnMut(&[InputEvent])) {
         self.release(device, write);
         self.devices.retain(|touches| touches.device != device);
+        self.springs.remove_device(device);
     }
 
     /// Follows a report; the events to write are those that are left in `events`: a press of a key that is down and the
@@ -121,9 +131,10 @@ impl Ledger {
             events.clear();
             return;
         };
-        let held = &mut self.held;
+        let (held, springs) = (&mut self.held, &mut self.springs);
         events.retain(|event| {
             touches.follow(*event);
+            springs.follow(device, *event);
             match event.as_key() {
                 Some((key, true)) => held.press(device, key),
                 Some((key, false)) => held.release(device, key),
@@ -174,18 +185,10 @@ impl Ledger {
         )
     }
 
-    /// Lifts everything when the lease is over; says whether it was. To be called before a datagram that arrived at
-    /// `now` counts as a sign of life.
-    pub fn handle_timeout(
-        &mut self,
-        now: MonoTime,
-        write: &mut dyn FnMut(DeviceId, &[InputEvent]),
-    ) -> bool {
-        let over = self.poll_timeout().is_some_and(|end| now >= end);
-        if over {
-            self.release_all(write);
-        }
-        over
+    /// Whether the lease is over. To be asked before a datagram that arrived at `now` counts as a sign of life.
+    #[must_use]
+    pub fn is_over(&self, now: MonoTime) -> bool {
+        self.poll_timeout().is_some_and(|end| now >= end)
     }
 
     /// Lifts everything: at the end of the session, at a hand-over, before a suspend.
@@ -198,22 +201,44 @@ impl Ledger {
         }
     }
 
+    /// What lifts everything that is down, though the operator goes on holding it: for when it is no longer heard. The ledger
+    /// goes on following the operator.
+    pub fn lift_unheard(&mut self, write: &mut dyn FnMut(DeviceId, &[InputEvent])) {
+        for index in 0..self.devices.len() {
+            let Some(device) = self.devices.get(index).map(|touches| touches.device) else {
+                break;
+            };
+            self.collect_releases(device);
+            if !self.scratch.is_empty() {
+                write(device, &self.scratch);
+            }
+        }
+    }
+
     fn release(&mut self, device: DeviceId, write: &mut dyn FnMut(&[InputEvent])) {
+        self.collect_releases(device);
+        self.held.retain(|owner, _| owner != device);
+        let mut devices = self.devices.iter_mut();
+        if let Some(touches) = devices.find(|touches| touches.device == device) {
+            touches.active = 0;
+        }
+        self.springs.set_at_rest(device);
+        if !self.scratch.is_empty() {
+            write(&self.scratch);
+        }
+    }
+
+    /// Puts what lifts a device's keys and touches and lets go of its sticks into `scratch`.
+    fn collect_releases(&mut self, device: DeviceId) {
         self.scratch.clear();
         let down = self.held.iter().filter(|(owner, _)| *owner == device);
         self.scratch
             .extend(down.map(|(_, key)| InputEvent::key(key, false)));
-        self.held.retain(|owner, _| owner != device);
-        if let Some(touches) = self
-            .devices
-            .iter_mut()
-            .find(|touches| touches.device == device)
-        {
+        let mut devices = self.devices.iter();
+        if let Some(touches) = devices.find(|touches| touches.device == device) {
             touches.lift(&mut self.scratch);
         }
-        if !self.scratch.is_empty() {
-            write(&self.scratch);
-        }
+        self.scratch.extend(self.springs.release(device));
     }
 
     /// Whether no key, button or touch is down.
@@ -237,6 +262,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use soft_kvm_protocol::input::AbsoluteAxis;
+
     use super::*;
 
     const DEVICE: DeviceId = DeviceId(3);
@@ -261,8 +288,9 @@ mod tests {
             assert_eq!(device, DEVICE);
             written.extend_from_slice(events);
         };
-        assert!(!ledger.handle_timeout(end - Duration::from_nanos(1), &mut write));
-        assert!(ledger.handle_timeout(end, &mut write));
+        assert!(!ledger.is_over(end - Duration::from_nanos(1)));
+        assert!(ledger.is_over(end));
+        ledger.release_all(&mut write);
         assert_eq!(
             written,
             [
@@ -274,6 +302,34 @@ mod tests {
         );
         assert!(ledger.is_idle());
         assert_eq!(ledger.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_stick_goes_to_rest_and_a_lease_does_not_hold_it() {
+        let mut ledger = Ledger::default();
+        let at = |code, value| InputEvent::new(EventType::ABS, code, value);
+        let axis = |code| AbsoluteAxis {
+            code,
+            minimum: -100,
+            maximum: 100,
+            fuzz: 0,
+            flat: 0,
+            resolution: 0,
+        };
+        ledger.add_device(DEVICE);
+        ledger.add_springs(&DeviceDescriptor {
+            id: DEVICE,
+            keys: vec![KeyCode::BTN_JOYSTICK],
+            absolute: vec![axis(abs::X), axis(abs::THROTTLE)],
+            ..DeviceDescriptor::default()
+        });
+        ledger.apply(DEVICE, &mut vec![at(abs::X, 80), at(abs::THROTTLE, 80)]);
+        assert_eq!(ledger.poll_timeout(), None, "held still, and silent");
+        let mut written = Vec::new();
+        ledger.lift_unheard(&mut |_, events| written.extend_from_slice(events));
+        ledger.release_all(&mut |_, events| written.extend_from_slice(events));
+        ledger.release_all(&mut |_, events| written.extend_from_slice(events));
+        assert_eq!(written, [at(abs::X, 0), at(abs::X, 0)]);
     }
 
     #[test]

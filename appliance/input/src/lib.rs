@@ -7,14 +7,22 @@
 
 pub mod chord;
 pub mod echo;
+pub mod edge;
+pub mod hid;
 pub mod ledger;
+pub mod pacing;
 pub mod session;
 pub mod sink;
 pub mod source;
+pub mod switch;
+pub mod text;
 
 pub use chord::{Chord, ChordDetector, ChordParseError};
 pub use echo::{EchoSink, EchoState};
+pub use edge::{Edge, EdgeDetector, EdgeRule};
 pub use ledger::Ledger;
+pub use pacing::{Paced, Pacer};
 pub use session::{SessionError, TargetSession};
 pub use sink::{InputSink, SinkError, SinkFeedback};
 pub use source::{DeviceClass, InputSource, SourceError, SourceEvent, Waker};
+pub use switch::{Action, Binding, BindingError, Place, Switch, Wish, bindings};

@@ -8,6 +8,7 @@ use soft_kvm_protocol::input::{
 };
 
 use crate::ledger::Ledger;
+use crate::pacing::{Paced, Pacer};
 use crate::sink::{InputSink, SinkError, SinkFeedback};
 
 /// Why a session can't take something.
@@ -39,15 +40,33 @@ pub struct TargetSession<S: InputSink> {
 struct Target<S: InputSink> {
     sink: S,
     ledger: Ledger,
+    pacer: Pacer,
     known: Vec<Known>,
     now: MonoTime,
     events: Vec<InputEvent>,
     /// A part of a report was written without its end.
     unfinished: bool,
     report_count: u32,
+    written: Written,
+}
+
+/// What became of the writes to the sink.
+#[derive(Debug, Default)]
+struct Written {
     last_report: Option<MonoTime>,
-    write_errors: u32,
+    errors: u32,
     last_error: Option<SinkError>,
+}
+
+impl Written {
+    fn write(&mut self, sink: &mut impl InputSink, now: MonoTime, report: Paced<'_>) {
+        self.last_report = report.stamp.or(self.last_report);
+        let written = sink.apply(now, report.device, report.events, report.unfinished);
+        if let Err(error) = written {
+            self.errors = self.errors.saturating_add(1);
+            self.last_error = Some(error);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,14 +85,13 @@ impl<S: InputSink> TargetSession<S> {
             target: Target {
                 sink,
                 ledger: Ledger::default(),
+                pacer: Pacer::new(),
                 known: Vec::new(),
                 now: MonoTime::ZERO,
                 events: Vec::with_capacity(MAX_EVENTS),
                 unfinished: false,
                 report_count: 0,
-                last_report: None,
-                write_errors: 0,
-                last_error: None,
+                written: Written::default(),
             },
         }
     }
@@ -93,6 +111,9 @@ impl<S: InputSink> TargetSession<S> {
             .handle_datagram(now, payload, &mut self.target)?;
         if received.alive {
             self.target.ledger.sign_of_life(now);
+            if let Some((sent, _)) = self.receiver.newest() {
+                self.target.pacer.heard(now, sent);
+            }
         }
         Ok(received)
     }
@@ -120,18 +141,24 @@ impl<S: InputSink> TargetSession<S> {
         }
     }
 
-    /// Lifts all keys when the lease is over.
+    /// Writes what waits for its readers, and lifts all keys when the lease is over.
     pub fn handle_timeout(&mut self, now: MonoTime) {
         self.target.now = now;
+        self.target.pace(false);
         if self.target.lift(false) {
             self.receiver.expire();
         }
     }
 
-    /// When the lease is over, while a key is down.
+    /// When the lease is over, while a key is down, an acknowledgement is due, or something that waited is to be written.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<MonoTime> {
-        self.target.ledger.poll_timeout()
+        let all = [
+            self.target.ledger.poll_timeout(),
+            self.receiver.poll_timeout(),
+            self.target.pacer.poll_timeout(),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// Asks the sink what the target said; `each` gets the records to send. LEDs go with the next acknowledgement too.
@@ -168,6 +195,22 @@ impl<S: InputSink> TargetSession<S> {
         self.receiver.expire();
     }
 
+    /// Gives the sink what waits for its readers, all of it.
+    pub fn write_waiting(&mut self, now: MonoTime) {
+        self.target.now = now;
+        self.target.pace(true);
+    }
+
+    /// Lifts on the target what the operator holds, and goes on following it: another operator is heard next. The sink has
+    /// to let these events through; what waits is to be written before.
+    pub fn lift_unheard(&mut self) {
+        let target = &mut self.target;
+        let (sink, now, written) = (&mut target.sink, target.now, &mut target.written);
+        target.ledger.lift_unheard(&mut |device, events| {
+            written.write(sink, now, made_up(device, events));
+        });
+    }
+
     /// The ledger, to look at.
     #[must_use]
     pub const fn ledger(&self) -> &Ledger {
@@ -191,15 +234,15 @@ impl<S: InputSink> TargetSession<S> {
         self.target.report_count
     }
 
-    /// Takes the operator's kernel stamp of the newest report applied since the last call, for the latency histogram.
+    /// Takes the operator's kernel stamp of the newest report written since the last call, for the latency histogram.
     pub const fn take_last_report(&mut self) -> Option<MonoTime> {
-        self.target.last_report.take()
+        self.target.written.last_report.take()
     }
 
     /// Takes the newest error of the sink and how many there were since the last call.
     pub fn take_errors(&mut self) -> Option<(u32, SinkError)> {
-        let count = std::mem::take(&mut self.target.write_errors);
-        Some((count, self.target.last_error.take()?))
+        let count = std::mem::take(&mut self.target.written.errors);
+        Some((count, self.target.written.last_error.take()?))
     }
 }
 
@@ -226,38 +269,60 @@ impl<S: InputSink> Target<S> {
         });
         if result.is_ok() {
             self.ledger.add_device(device.id);
+            self.ledger.add_springs(device);
+            self.pacer.add_device(device.id);
         }
         result
     }
 
     fn remove(&mut self, device: DeviceId) {
+        self.pace(true);
         let (sink, now) = (&mut self.sink, self.now);
         self.ledger.remove_device(device, &mut |events| {
             // The device goes away next, which lifts its keys in any case.
             let _ = sink.apply(now, device, events, false);
         });
         self.sink.remove_device(device);
+        self.pacer.remove_device(device);
         if let Some(known) = self.known.iter_mut().find(|known| known.device == device) {
             known.live = false;
             known.leds = LedState::default();
         }
     }
 
+    /// Writes what waits: all of it, or what its readers have room for.
+    fn pace(&mut self, all: bool) {
+        let (sink, now, written) = (&mut self.sink, self.now, &mut self.written);
+        let mut write = |report: Paced<'_>| written.write(sink, now, report);
+        if all {
+            self.pacer.flush(now, &mut write);
+        } else {
+            self.pacer.handle_timeout(now, &mut write);
+        }
+    }
+
     /// Lifts all keys, in any case or when the lease is over; says whether it did.
     fn lift(&mut self, always: bool) -> bool {
-        let (sink, now) = (&mut self.sink, self.now);
-        let (errors, last) = (&mut self.write_errors, &mut self.last_error);
-        let mut write = |device, events: &[InputEvent]| {
-            if let Err(error) = sink.apply(now, device, events, false) {
-                *errors = errors.saturating_add(1);
-                *last = Some(error);
-            }
-        };
-        if always {
-            self.ledger.release_all(&mut write);
-            return true;
+        if !always && !self.ledger.is_over(self.now) {
+            return false;
         }
-        self.ledger.handle_timeout(now, &mut write)
+        // What waits was before.
+        self.pace(true);
+        let (sink, now, written) = (&mut self.sink, self.now, &mut self.written);
+        self.ledger.release_all(&mut |device, events| {
+            written.write(sink, now, made_up(device, events));
+        });
+        true
+    }
+}
+
+/// A report that the ledger made, not a device.
+fn made_up(device: DeviceId, events: &[InputEvent]) -> Paced<'_> {
+    Paced {
+        device,
+        events,
+        unfinished: false,
+        stamp: None,
     }
 }
 
@@ -267,33 +332,34 @@ impl<S: InputSink> InputHandler for Target<S> {
     }
 
     fn reconcile(&mut self, held: &HeldKeys) {
-        let (sink, now) = (&mut self.sink, self.now);
-        let (errors, last) = (&mut self.write_errors, &mut self.last_error);
+        let (sink, now, written) = (&mut self.sink, self.now, &mut self.written);
+        let pacer = &mut self.pacer;
         self.ledger.reconcile(held, &mut |device, events| {
-            if let Err(error) = sink.apply(now, device, events, false) {
-                *errors = errors.saturating_add(1);
-                *last = Some(error);
-            }
+            pacer.push(now, made_up(device, events), &mut |report| {
+                written.write(sink, now, report);
+            });
         });
     }
 
     fn report(&mut self, report: EventReport<'_>) {
         self.report_count = self.report_count.wrapping_add(1);
-        self.last_report = Some(report.time);
         self.events.clear();
         self.events.extend_from_slice(report.events);
         self.ledger.apply(report.device, &mut self.events);
         if self.events.is_empty() && (report.unfinished || !self.unfinished) {
+            self.written.last_report = Some(report.time);
             return;
         }
         self.unfinished = report.unfinished;
-        let result = self
-            .sink
-            .apply(self.now, report.device, &self.events, report.unfinished);
-        if let Err(error) = result {
-            self.write_errors = self.write_errors.saturating_add(1);
-            self.last_error = Some(error);
-        }
+        let (sink, now, written) = (&mut self.sink, self.now, &mut self.written);
+        let paced = Paced {
+            device: report.device,
+            events: &self.events,
+            unfinished: report.unfinished,
+            stamp: Some(report.time),
+        };
+        self.pacer
+            .push(now, paced, &mut |report| written.write(sink, now, report));
     }
 }
 

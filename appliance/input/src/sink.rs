@@ -1,4 +1,4 @@
-//! Where input goes on the target: uinput, the test card's echo, later a USB gadget.
+//! Where input goes on the target: uinput, a USB gadget, the test card's echo.
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, InputEvent, LedState, Repeat};
@@ -20,6 +20,27 @@ pub enum SinkError {
     /// No such device.
     #[error("{0} was never added")]
     Unknown(DeviceId),
+    /// Another operator has the turn: events are dropped.
+    #[error(
+        "{by} is using keyboard and mouse here: yours count once {by} has been still for a second"
+    )]
+    InUse {
+        /// The other operator's name for people.
+        by: String,
+    },
+    /// Another operator has keyboard and mouse and means to keep them: events are dropped.
+    #[error(
+        "{by} has keyboard and mouse here: ask for them (Ctrl+Alt+Shift+R in the window, or soft-kvm-client control request)"
+    )]
+    Kept {
+        /// The other operator's name for people.
+        by: String,
+    },
+    /// The operator may only watch.
+    #[error(
+        "this client may only watch: an admin, or soft-kvm-server clients role there, lets it do more"
+    )]
+    ViewOnly,
     /// The device took no events.
     #[error("{device} takes no events: {source}")]
     Write {
@@ -68,7 +89,7 @@ pub trait InputSink: Send {
     /// Calls `each` for what the target has told the devices since the last call. Never blocks.
     fn poll_feedback(&mut self, each: &mut dyn FnMut(SinkFeedback));
 
-    /// What `FromServer::Welcome` calls this sink: `uinput`, `echo`.
+    /// What `FromServer::Welcome` calls this sink: `uinput`, `gadget`, `echo`.
     fn kind(&self) -> &'static str;
 }
 

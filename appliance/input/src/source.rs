@@ -129,6 +129,8 @@ pub enum SourceEvent<'a> {
     },
     /// All its keys are up and nobody else on this machine sees its events any more.
     Grabbed(DeviceId),
+    /// A report of a device that is not taken, which the local system gets too: for chords only, never to be sent.
+    Overheard(EventReport<'a>),
     /// A grabbed device's report. Auto-repeat is left out.
     Report(EventReport<'a>),
     /// A device is gone. Its id is not used again.

@@ -1,7 +1,7 @@
-//! An operator and a target over a network that loses, doubles and stops, in virtual time: whatever happens, no key
-//! stays down longer than the lease after the last sign of life, and what is held is held again when it ends.
+//! An operator and a target over a network that loses, doubles, delays, reorders and stops, with devices that are
+//! unplugged, switches, crashes and clocks that jump, in virtual time: whatever happens, no key stays down longer than the lease after the last sign of life, and what is held is held again when it ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use soft_kvm_protocol::input::{
     DeviceDescriptor, DeviceId, EventReport, InputEvent, InputSender, KeyCode, LEASE, Record,
 };
 
-const DEVICE: DeviceId = DeviceId(1);
 const TICK: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug, Default)]
@@ -70,8 +69,14 @@ enum Step {
     Wait(u64),
     /// Nothing gets through, in either direction, or everything that is not lost by chance.
     Cut(bool),
-    /// The operator's devices are let go.
+    /// The operator turns to another machine, or lets the devices go.
     ReleaseAll,
+    /// The device is unplugged and plugged in again: a new one.
+    Unplug,
+    /// The operator's machine was asleep for so many milliseconds.
+    OperatorJump(u64),
+    /// The target was asleep for so many milliseconds.
+    TargetJump(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -80,11 +85,28 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_u64..200).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Cut),
         1 => Just(Step::ReleaseAll),
+        1 => Just(Step::Unplug),
+        1 => (0_u64..100_000).prop_map(Step::OperatorJump),
+        1 => (0_u64..100_000).prop_map(Step::TargetJump),
     ]
 }
 
+/// Datagrams on their way, by arrival and number: where to and what.
+type Wire = BTreeMap<(MonoTime, usize), (End, Vec<u8>)>;
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Operator,
+    Target,
+}
+
 struct World {
+    /// Time that jumps nowhere, and what both clocks are ahead of it.
     now: MonoTime,
+    operator_ahead: Duration,
+    target_ahead: Duration,
+    device: DeviceId,
+    wire: Wire,
     sender: InputSender,
     target: TargetSession<Keyboard>,
     keyboard: Keyboard,
@@ -101,23 +123,14 @@ struct World {
 impl World {
     fn new(fates: Vec<u8>) -> Self {
         let keyboard = Keyboard::default();
-        let mut target = TargetSession::new(keyboard.clone());
-        let now = MonoTime::from_nanos(1_000_000_000);
-        let mut record = Vec::new();
-        let device = DeviceDescriptor {
-            id: DEVICE,
-            name: "keyboard".to_owned(),
-            keys: (1..120).map(KeyCode).collect(),
-            ..DeviceDescriptor::default()
-        };
-        Record::DeviceAdd(Box::new(device)).encode(&mut record);
-        target
-            .handle_record(now, &record)
-            .expect("a device of ours");
-        Self {
-            now,
+        let mut world = Self {
+            now: MonoTime::from_nanos(1_000_000_000),
+            operator_ahead: Duration::ZERO,
+            target_ahead: Duration::ZERO,
+            device: DeviceId(0),
+            wire: Wire::new(),
             sender: InputSender::new(),
-            target,
+            target: TargetSession::new(keyboard.clone()),
             keyboard,
             held: BTreeSet::new(),
             cut: false,
@@ -126,49 +139,102 @@ impl World {
             sent: 0,
             life: None,
             buffer: Vec::new(),
+        };
+        world.plug();
+        world
+    }
+
+    fn plug(&mut self) {
+        self.device = DeviceId(self.device.0 + 1);
+        self.record(&Record::DeviceAdd(Box::new(DeviceDescriptor {
+            id: self.device,
+            name: "keyboard".to_owned(),
+            keys: (1..120).map(KeyCode).collect(),
+            ..DeviceDescriptor::default()
+        })));
+    }
+
+    fn record(&mut self, record: &Record) {
+        let mut message = Vec::new();
+        record.encode(&mut message);
+        self.target
+            .handle_record(self.there(), &message)
+            .expect("a record of ours");
+    }
+
+    /// The operator's clock.
+    fn here(&self) -> MonoTime {
+        self.now + self.operator_ahead
+    }
+
+    /// The target's clock.
+    fn there(&self) -> MonoTime {
+        self.now + self.target_ahead
+    }
+
+    /// Puts what is in the buffer on the wire. A fate below 60 loses it, above 230 doubles it; the lowest bits delay it, up
+    /// to 49 ms, so that later ones overtake it.
+    fn post(&mut self, to: End) {
+        let copies = if self.cut { 0 } else { 2 };
+        for copy in 0..copies {
+            self.sent += 1;
+            let fate = self.fates[self.sent % self.fates.len()];
+            let arrives = if copy == 0 { fate >= 60 } else { fate > 230 };
+            if arrives {
+                let delay = Duration::from_millis(u64::from(fate % 8).pow(2));
+                let place = (self.now + delay, self.sent);
+                self.wire.insert(place, (to, self.buffer.clone()));
+            }
         }
     }
 
-    /// The next datagram's fate: below 60 it is lost, above 230 it comes twice.
-    fn fate(&mut self) -> u8 {
-        self.sent += 1;
-        if self.cut {
-            0
-        } else {
-            self.fates[self.sent % self.fates.len()]
+    fn arrive(&mut self, to: End, datagram: &[u8]) {
+        match to {
+            End::Operator if self.crashed => {}
+            End::Operator => {
+                let handled = self.sender.handle_ack(self.here(), datagram);
+                handled.expect("an answer of ours");
+            }
+            End::Target => {
+                let received = self.target.handle_datagram(self.there(), datagram);
+                if received.expect("a datagram of ours").alive {
+                    self.life = Some(self.there());
+                }
+                self.check();
+            }
         }
     }
 
     fn tick(&mut self) {
         self.now = self.now + TICK;
-        let now = self.now;
-        while !self.crashed && self.sender.poll_transmit(now, &mut self.buffer) {
-            let copies = match self.fate() {
-                0..60 => 0,
-                60..=230 => 1,
-                _ => 2,
-            };
-            for _ in 0..copies {
-                let received = self
-                    .target
-                    .handle_datagram(now, &self.buffer)
-                    .expect("ours");
-                if received.alive {
-                    self.life = Some(now);
-                }
-            }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while !self.crashed && self.sender.poll_transmit(self.here(), &mut buffer) {
+            self.buffer.clone_from(&buffer);
+            self.post(End::Target);
         }
-        self.target.handle_timeout(now);
-        while self.target.poll_transmit(now, &mut self.buffer) {
-            if self.fate() >= 60 && !self.crashed {
-                self.sender.handle_ack(now, &self.buffer).expect("ours");
+        while let Some(entry) = self.wire.first_entry() {
+            if entry.key().0 > self.now {
+                break;
             }
+            let (to, datagram) = entry.remove();
+            self.arrive(to, &datagram);
         }
-        let down = self.keyboard.down();
-        let quiet = self.life.is_none_or(|life| now.since(life) > LEASE + TICK);
+        self.target.handle_timeout(self.there());
+        while self.target.poll_transmit(self.there(), &mut buffer) {
+            self.buffer.clone_from(&buffer);
+            self.post(End::Operator);
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        let (down, there) = (self.keyboard.down(), self.there());
+        let quiet = self
+            .life
+            .is_none_or(|life| there.since(life) > LEASE + TICK);
         assert!(
             !quiet || down.is_empty(),
-            "{down:?} stay down after the lease, at {now}"
+            "{down:?} are down after the lease, at {there}"
         );
     }
 
@@ -182,19 +248,27 @@ impl World {
                 set(&mut self.held, key, down);
                 let events = [InputEvent::key(KeyCode(key), down)];
                 let report = EventReport {
-                    device: DEVICE,
-                    time: self.now,
+                    device: self.device,
+                    time: self.here(),
                     unfinished: false,
                     events: &events,
                 };
-                self.sender.push(self.now, report);
+                self.sender.push(self.here(), report);
             }
             Step::Wait(millis) => self.wait(millis),
             Step::Cut(cut) => self.cut = cut,
             Step::ReleaseAll => {
                 self.held.clear();
-                self.sender.release_all(self.now);
+                self.sender.release_all(self.here());
             }
+            Step::Unplug => {
+                self.held.clear();
+                self.sender.remove_device(self.here(), self.device);
+                self.record(&Record::DeviceRemove(self.device));
+                self.plug();
+            }
+            Step::OperatorJump(millis) => self.operator_ahead += Duration::from_millis(millis),
+            Step::TargetJump(millis) => self.target_ahead += Duration::from_millis(millis),
         }
     }
 }
