@@ -158,6 +158,44 @@ fn clean(text: &str) -> String {
     text.chars().filter(|c| !acts(c)).take(128).collect()
 }
 
+/// Bodies of fuzz targets.
+pub(crate) mod fuzzing {
+    use mdns_sd::ServiceInfo;
+
+    use super::{SERVICE_TYPE, read};
+
+    /// What a server announces, as the packets' parser hands it over: instance name, host name and TXT properties, a line each.
+    /// Whatever they hold, a terminal may show what is made of it.
+    pub fn announcements(data: &[u8]) {
+        let text = String::from_utf8_lossy(data);
+        let mut lines = text.split('\n');
+        let (instance, host) = (
+            lines.next().unwrap_or_default(),
+            lines.next().unwrap_or_default(),
+        );
+        let properties: Vec<_> = lines.filter_map(|line| line.split_once('=')).collect();
+        let addresses = "192.0.2.7,2001:db8::1,fe80::1";
+        let service = ServiceInfo::new(
+            SERVICE_TYPE,
+            instance,
+            host,
+            addresses,
+            7755,
+            &properties[..],
+        );
+        let Ok(service) = service else {
+            return;
+        };
+        let server = read(&service.as_resolved_service());
+        assert!(server.txt.len() <= 32);
+        let txt = server.txt.iter().flat_map(|(key, value)| [key, value]);
+        for shown in [&server.name, &server.host].into_iter().chain(txt) {
+            assert!(shown.chars().count() <= 128);
+            assert!(!shown.contains(char::is_control));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use mdns_sd::ServiceInfo;
@@ -186,6 +224,19 @@ mod tests {
         assert_eq!(server.txt["name"], "ab");
         let json = serde_json::to_value(&server).unwrap();
         assert_eq!(json["addresses"][0], "192.0.2.7:7755");
+    }
+
+    #[test]
+    fn announcements_of_any_kind_are_shown_safely() {
+        for text in [
+            "",
+            "rack\nhost.local.\nv=1\nfp=abc",
+            "a\u{1b}[2J\u{7}\n\u{202e}\nname=\u{9b}31m\n=\nx=",
+            &"é".repeat(500),
+            &"k=v\n".repeat(100),
+        ] {
+            fuzzing::announcements(text.as_bytes());
+        }
     }
 
     #[test]

@@ -11,6 +11,12 @@ use std::time::Duration;
 
 use mdns_sd::{IfKind, ServiceDaemon};
 
+/// Bodies of the fuzz targets in `fuzz/`. Not a public interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::browse::fuzzing::announcements;
+}
+
 pub use announce::{Announcement, Txt};
 pub use browse::{Server, browse, resolve};
 

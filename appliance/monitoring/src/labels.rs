@@ -157,6 +157,22 @@ label! {
     }
 }
 
+label! {
+    /// Why a connection was closed before anything was said on it, or was told nothing.
+    RefusedConnection {
+        /// From behind a router, or to a public address.
+        Routed => "routed",
+        /// By the story's lists.
+        Listed => "listed",
+        /// All places for unfinished connections, or this host's, are taken.
+        Full => "full",
+        /// This host connects too often.
+        Rate => "rate",
+        /// Its key is not paired.
+        Unpaired => "unpaired",
+    }
+}
+
 /// Label values from outside, as many as the limit; those after it are `other`.
 ///
 /// Every value is a time series in Prometheus for ever, so a network must not be able to make new ones.

@@ -9,6 +9,9 @@ mod labels;
 mod metrics;
 mod percentiles;
 
-pub use labels::{ConnectStage, DropReason, Feedback, FrameStage, InputStage, Packets, VideoStage};
+pub use labels::{
+    ConnectStage, DropReason, Feedback, FrameStage, InputStage, Packets, RefusedConnection,
+    VideoStage,
+};
 pub use metrics::{Latency, Metrics, MetricsError};
 pub use percentiles::{Percentiles, Summary};

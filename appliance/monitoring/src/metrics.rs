@@ -9,7 +9,8 @@ use prometheus::{
 };
 
 use crate::labels::{
-    Bounded, ConnectStage, DropReason, Feedback, FrameStage, InputStage, Packets, VideoStage,
+    Bounded, ConnectStage, DropReason, Feedback, FrameStage, InputStage, Packets,
+    RefusedConnection, VideoStage,
 };
 
 /// Upper bounds in ms: dense from 5 to 60, where the goals of 25, 40 and 50 ms lie.
@@ -64,6 +65,27 @@ impl Latency {
     }
 }
 
+/// A metric that is 1 for the value that counts at the moment.
+#[derive(Debug)]
+struct Info {
+    gauges: IntGaugeVec,
+    current: Mutex<Option<String>>,
+}
+
+impl Info {
+    /// The value before disappears.
+    fn set(&self, value: Option<&str>) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_deref() != value {
+            self.gauges.reset();
+            *current = value.map(str::to_owned);
+            if let Some(value) = value {
+                self.gauges.with_label_values(&[value]).set(1);
+            }
+        }
+    }
+}
+
 /// All metrics of one program.
 ///
 /// Names and units are those of the user's page. Counters of fixed labels start at zero, so that a rate exists from
@@ -80,11 +102,14 @@ pub struct Metrics {
     drops: Vec<IntCounter>,
     packets: Vec<IntCounter>,
     feedback: Vec<IntCounter>,
+    refused: Vec<IntCounter>,
     video_bytes: IntCounter,
     input_events: IntCounter,
+    encoder_falls: IntCounter,
+    pixel_bytes: IntCounter,
+    encoder: Info,
     sessions: IntGauge,
-    story: IntGaugeVec,
-    story_root: Mutex<String>,
+    story: Info,
     nodes: Bounded,
     peers: Bounded,
 }
@@ -156,6 +181,12 @@ impl Metrics {
                 "kind",
                 &Feedback::ALL.map(Feedback::as_str),
             )?,
+            refused: new.counters(
+                "connections_refused_total",
+                "Connections that were closed, by reason.",
+                "reason",
+                &RefusedConnection::ALL.map(RefusedConnection::as_str),
+            )?,
             video_bytes: new.counter(
                 "video_bytes_total",
                 "Bytes of encoded video, sent by a server or received by a client.",
@@ -164,13 +195,25 @@ impl Metrics {
                 "input_events_total",
                 "Input events sent by a client or injected by a server.",
             )?,
+            encoder_falls: new.counter(
+                "encoder_falls_total",
+                "Times that an encoder failed and was left for the next one.",
+            )?,
+            pixel_bytes: new.counter(
+                "cpu_pixel_bytes_total",
+                "Bytes of pixels that the CPU has read or written, counted once for each stage; 0 with zero copy.",
+            )?,
+            encoder: new.info(
+                "encoder_info",
+                "What encodes at this moment; 1 while somebody watches.",
+                "encoder",
+            )?,
             sessions: new.gauge("sessions", "Sessions with paired peers at this moment.")?,
-            story: new.gauges(
+            story: new.info(
                 "story_info",
                 "Root id of the running story; always 1.",
                 "root",
             )?,
-            story_root: Mutex::new(String::new()),
             nodes: Bounded::new(MAX_NODES),
             peers: Bounded::new(MAX_PEERS),
             registry: new.0,
@@ -223,6 +266,11 @@ impl Metrics {
         count(&self.feedback, kind as usize, requests);
     }
 
+    /// Counts a connection that was closed.
+    pub fn count_refused_connection(&self, reason: RefusedConnection) {
+        count(&self.refused, reason as usize, 1);
+    }
+
     /// Counts bytes of encoded video.
     pub fn count_video_bytes(&self, bytes: u64) {
         self.video_bytes.inc_by(bytes);
@@ -233,6 +281,21 @@ impl Metrics {
         self.input_events.inc_by(events);
     }
 
+    /// Counts encoders left for the next one.
+    pub fn count_encoder_falls(&self, falls: u64) {
+        self.encoder_falls.inc_by(falls);
+    }
+
+    /// Counts bytes of pixels that the CPU has read or written.
+    pub fn count_pixel_bytes(&self, bytes: u64) {
+        self.pixel_bytes.inc_by(bytes);
+    }
+
+    /// Sets what encodes; `None` while nothing does.
+    pub fn set_encoder(&self, encoder: Option<&str>) {
+        self.encoder.set(encoder);
+    }
+
     /// Sets how many sessions there are.
     pub fn set_sessions(&self, sessions: usize) {
         self.sessions
@@ -241,15 +304,7 @@ impl Metrics {
 
     /// Sets the root id of the running story; the one before disappears.
     pub fn set_story(&self, root: &str) {
-        let mut current = self
-            .story_root
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *current != root {
-            self.story.reset();
-            root.clone_into(&mut current);
-        }
-        self.story.with_label_values(&[root]).set(1);
+        self.story.set(Some(root));
     }
 
     /// The text of `/metrics`; its content type is [`Self::CONTENT_TYPE`].
@@ -340,6 +395,13 @@ impl Builder {
         let metric = IntGaugeVec::new(Self::opts(name, help), &[label])?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
+    }
+
+    fn info(&self, name: &str, help: &str, label: &str) -> Result<Info, MetricsError> {
+        Ok(Info {
+            gauges: self.gauges(name, help, label)?,
+            current: Mutex::new(None),
+        })
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Summary {
     pub p95: f64,
     /// 99 % are at or below.
     pub p99: f64,
+    /// 99.9 % are at or below.
+    pub p999: f64,
     /// The largest.
     pub max: f64,
 }
@@ -86,6 +88,7 @@ impl Percentiles {
             p50: ms(0.5),
             p95: ms(0.95),
             p99: ms(0.99),
+            p999: ms(0.999),
             max: ms(1.0),
         }
     }
@@ -110,11 +113,12 @@ impl fmt::Display for Summary {
             p50,
             p95,
             p99,
+            p999,
             max,
         } = self;
         write!(
             f,
-            "p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms, max {max:.1} ms, n {count}"
+            "p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms, p99.9 {p999:.1} ms, max {max:.1} ms, n {count}"
         )
     }
 }
@@ -138,13 +142,14 @@ mod tests {
             (summary.p50, 500.0),
             (summary.p95, 950.0),
             (summary.p99, 990.0),
+            (summary.p999, 999.0),
             (summary.max, 1000.0),
         ] {
             assert!((got / expected - 1.0).abs() <= 0.001, "{got} {expected}");
         }
         let json = serde_json::to_value(summary).unwrap();
         let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
-        assert_eq!(keys, ["count", "max", "p50", "p95", "p99"]);
+        assert_eq!(keys, ["count", "max", "p50", "p95", "p99", "p999"]);
         percentiles.clear();
         assert_eq!(percentiles.count(), 0);
     }
