@@ -28,6 +28,16 @@ pub fn wall() -> Duration {
     })
 }
 
+/// Whether the kernel counts the wall clock as synchronised (`adjtimex(2)`); `None` when it does not tell.
+#[must_use]
+pub fn synchronised() -> Option<bool> {
+    // SAFETY: `timex` is plain numbers, of which zero is one of all; with no modes set the call only reads.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `timex`, which this is.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
+}
+
 /// The wall clock's time at `at` as an NTP timestamp in 32.32 fixed point (RFC 3550 §4).
 ///
 /// The wall clock may step; take the value for one report, never a difference of two.
@@ -57,6 +67,11 @@ mod tests {
         let first = now();
         assert!(first > MonoTime::ZERO);
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn the_kernel_tells_whether_the_clock_is_synchronised() {
+        assert!(synchronised().is_some());
     }
 
     #[test]

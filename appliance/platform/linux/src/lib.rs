@@ -2,16 +2,37 @@
 //!
 //! Together with the other crates under `platform/` the only place for `unsafe`.
 
+pub mod activation;
+pub mod broker;
+pub mod capability;
 pub mod clock;
 pub mod confine;
+pub mod disk;
+pub mod display;
+pub mod dmabuf;
 pub mod evdev;
+pub mod gadget;
 pub mod kms;
+pub mod lockdown;
 pub mod net;
 pub mod probe;
 pub mod process;
+pub mod seat;
 pub mod thread;
+pub mod uevent;
 pub mod uinput;
 pub mod v4l2;
+pub mod vaapi;
 pub mod waker;
 pub mod watch;
 pub mod x11;
+
+#[doc(inline)]
+pub use v4l2::m2m;
+
+/// Bodies of the fuzz targets in `fuzz/`. Not a public interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::broker::fuzz_broker;
+    pub use crate::v4l2::fuzzing::*;
+}

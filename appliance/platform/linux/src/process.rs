@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -44,6 +46,82 @@ pub fn usage(pid: Option<u32>) -> io::Result<Usage> {
             u32::try_from(entries.count()).unwrap_or(u32::MAX)
         }),
     })
+}
+
+/// Keeps what this process knows to itself, whatever happens to it: no core dumps, no other process of the same user looks into
+/// its memory (`PR_SET_DUMPABLE`), and no program that it starts gains privileges (`PR_SET_NO_NEW_PRIVS`; prctl(2)).
+///
+/// # Errors
+/// The kernel refuses one of them; the others are in force all the same.
+pub fn keep_secrets() -> io::Result<()> {
+    let cores = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let dumps = prctl::set_dumpable(false);
+    let privileges = prctl::set_no_new_privs();
+    cores.and(dumps).and(privileges)?;
+    Ok(())
+}
+
+/// Gives a folder and the files in it to `user`.
+///
+/// # Errors
+/// There is no such user, or this process may not give them away.
+pub fn hand_over(folder: &std::path::Path, user: &str) -> io::Result<()> {
+    let user = account(user)?;
+    let give = |path: &std::path::Path| {
+        // Links are given away themselves, never what they lead to.
+        std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+    };
+    for entry in fs::read_dir(folder)? {
+        give(&entry?.path())?;
+    }
+    give(folder)
+}
+
+/// Becomes `user` for good, with its own group and no capability. To be called before there are other threads.
+///
+/// # Errors
+/// There is no such user, or this process may not become another one.
+pub fn become_user(user: &str) -> io::Result<()> {
+    let user = account(user)?;
+    // The thread that keys pass through may still run ahead of others.
+    if let Err(error) = setrlimit(Resource::RLIMIT_RTPRIO, 20, 20) {
+        tracing::debug!(%error, "RLIMIT_RTPRIO");
+    }
+    nix::unistd::setgroups(&[user.gid])?;
+    nix::unistd::setresgid(user.gid, user.gid, user.gid)?;
+    nix::unistd::setresuid(user.uid, user.uid, user.uid)?;
+    Ok(())
+}
+
+fn account(user: &str) -> io::Result<nix::unistd::User> {
+    nix::unistd::User::from_name(user)?.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("there is no user {user:?} here"),
+        )
+    })
+}
+
+/// Keeps the memory of `secret` out of the swap space (mlock(2)) and out of dumps (`MADV_DONTDUMP`); whole pages, so also what
+/// lies beside it.
+///
+/// # Errors
+/// More than `RLIMIT_MEMLOCK` lets the process lock.
+pub fn keep_in_memory(secret: &[u8]) -> io::Result<()> {
+    let page = usize::try_from(page_size()).unwrap_or(4096);
+    let start = secret.as_ptr().cast::<libc::c_void>().cast_mut();
+    let inside = start.addr() % page;
+    let first = start.wrapping_byte_sub(inside);
+    let length = (inside + secret.len()).next_multiple_of(page);
+    // SAFETY: locking changes nothing that a program sees; the pages are mapped, for `secret` is in them.
+    if unsafe { libc::mlock(first, length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as above; the advice is about dumps only.
+    if unsafe { libc::madvise(first, length, libc::MADV_DONTDUMP) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// The machine's host name without its domain; `soft-kvm` if it has none.
@@ -94,6 +172,28 @@ mod tests {
         assert!(used.cpu > Duration::ZERO);
         assert!(used.resident > 0 && used.resident_peak > 0);
         assert!(used.threads > 0 && used.open_files > 0);
+        Ok(())
+    }
+
+    #[test]
+    fn secrets_stay_in_the_process() -> io::Result<()> {
+        keep_secrets()?;
+        assert!(!prctl::get_dumpable()? && prctl::get_no_new_privs()?);
+        let cores = nix::sys::resource::getrlimit(Resource::RLIMIT_CORE)?;
+        assert_eq!(cores, (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_key_is_never_swapped() -> io::Result<()> {
+        let locked = || -> io::Result<u64> {
+            let status = fs::read_to_string("/proc/self/status")?;
+            Ok(status_number(&status, "VmLck:"))
+        };
+        let key = vec![7; 10_000];
+        let before = locked()?;
+        keep_in_memory(&key)?;
+        assert!(locked()? >= before + 8, "two whole pages at least");
         Ok(())
     }
 

@@ -102,6 +102,42 @@ impl Drop for Worker {
     }
 }
 
+/// How soon a thread has to run when it has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Keys and buttons: a few microseconds of work that everybody feels.
+    Input,
+    /// Pictures: milliseconds of work, thirty times in a second.
+    Media,
+}
+
+/// Lets the calling thread run before others, as far as this process may: `SCHED_RR` for input (`CAP_SYS_NICE` or
+/// `RLIMIT_RTPRIO`), else a lower nice value (`RLIMIT_NICE`). Without permission nothing changes; threads and processes
+/// that this one starts later are ordinary again.
+pub fn prioritise(urgency: Urgency) {
+    if urgency == Urgency::Input {
+        // SAFETY: all fields of `sched_param` are integers, for which zero is a value.
+        let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+        parameters.sched_priority = REAL_TIME_PRIORITY;
+        let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+        // SAFETY: 0 is the calling thread, and the parameters live during the call.
+        let set = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+        if set == 0 {
+            return;
+        }
+    }
+    // SAFETY: no pointers; 0 is the calling thread (setpriority(2), "C library/kernel differences").
+    let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    if set != 0 {
+        let error = io::Error::last_os_error();
+        tracing::debug!(?urgency, %error, "this thread runs with ordinary priority");
+    }
+}
+
+/// Low among the real-time ones: the kernel's own threads go first.
+const REAL_TIME_PRIORITY: libc::c_int = 10;
+const NICE: libc::c_int = -11;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +156,19 @@ mod tests {
         drop(worker);
         assert!(ended.load(Ordering::Acquire));
         Ok(())
+    }
+
+    #[test]
+    fn priority_is_taken_or_left_in_silence() {
+        let thread = std::thread::spawn(|| {
+            prioritise(Urgency::Media);
+            prioritise(Urgency::Input);
+            // SAFETY: no pointers; 0 is the calling thread.
+            unsafe { libc::sched_getscheduler(0) }
+        });
+        let policy = thread.join().expect("the thread does not panic");
+        let policy = policy & !libc::SCHED_RESET_ON_FORK;
+        assert!(policy == libc::SCHED_RR || policy == libc::SCHED_OTHER);
     }
 
     #[test]

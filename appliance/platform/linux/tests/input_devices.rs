@@ -355,6 +355,50 @@ fn lost_events_are_followed_by_the_true_key_state() {
 
 #[test]
 #[ignore = "needs /dev/uinput: run in the lab"]
+fn noise_is_filtered_by_the_original_only() {
+    let name = "Lab Noisy Slider";
+    let position = evdevil::event::Abs::from_raw(0);
+    let info = evdevil::AbsInfo::new(0, 1_000).with_fuzz(8);
+    let device = evdevil::uinput::UinputDevice::builder()
+        .and_then(|builder| builder.with_abs_axes([evdevil::uinput::AbsSetup::new(position, info)]))
+        .and_then(|builder| builder.build(name))
+        .expect("uinput works in the lab");
+    let hardware = Hardware {
+        device,
+        name: name.to_owned(),
+    };
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    let device = told.added.first().expect("added before grabbed").clone();
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let node = sink.add_device(&device).expect("a twin");
+    let target = Evdev::open(&node).expect("the twin's node");
+    let at = |value| InputEvent::new(EventType::ABS, 0, value);
+    let before = told.reports.len();
+    for value in [500, 503, 509, 516, 512, 507] {
+        hardware.report(&[at(value)]);
+        pump(&mut source, &mut told);
+    }
+    hardware.report(&[at(100)]);
+    wait(&mut source, &mut told, |told| {
+        told.reports
+            .last()
+            .is_some_and(|(_, events)| events.contains(&at(100)))
+    });
+    let mut filtered = Vec::new();
+    for (_, events) in told.reports.iter().skip(before) {
+        sink.apply(MonoTime::ZERO, device.id, events, false)
+            .expect("the twin takes it");
+        filtered.extend(events.iter().copied().chain([InputEvent::SYN_REPORT]));
+    }
+    assert!(filtered.len() > 4 && filtered.len() < 14, "{filtered:?}");
+    assert_eq!(read_all(&target, filtered.len()), filtered);
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
 fn a_dropped_sink_removes_its_devices() {
     let mut sink = UinputSink::new().expect("uinput works in the lab");
     let device = DeviceDescriptor {

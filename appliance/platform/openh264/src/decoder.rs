@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use openh264_sys2::{self as sys, API as _};
 use soft_kvm_core::Size;
 use soft_kvm_video::codec::{CodecError, I420Ref, VideoDecoder};
+use soft_kvm_video::frame::Colorimetry;
 
 use crate::nal::{Contents, inspect};
 use crate::{NAME, error};
@@ -23,6 +24,8 @@ pub struct Decoder {
     handle: Handle,
     /// Pictures before the one expected are there.
     synchronised: bool,
+    /// Of the last SPS.
+    color: Colorimetry,
 }
 
 /// Owns the library's object, initialised.
@@ -42,6 +45,7 @@ impl Decoder {
         Ok(Self {
             handle: Handle::create()?,
             synchronised: false,
+            color: Colorimetry::default(),
         })
     }
 }
@@ -57,7 +61,7 @@ impl VideoDecoder for Decoder {
         }
         // Whatever goes wrong from here on, the pictures that follow need an IDR.
         let was_synchronised = std::mem::take(&mut self.synchronised);
-        let contents = inspect(access_unit).map_err(error)?;
+        let contents = inspect(access_unit, &mut self.color).map_err(error)?;
         if contents == Contents::Predicted && !was_synchronised {
             return Err(error("a picture before it is missing: an IDR is needed"));
         }
@@ -75,7 +79,7 @@ impl VideoDecoder for Decoder {
         }
         // SAFETY: `iBufferStatus` 1 says that the library filled the union's only member in.
         let buffer = unsafe { info.UsrData.sSystemBuffer };
-        let picture = picture(planes, buffer)?;
+        let picture = picture(planes, buffer, self.color)?;
         self.synchronised = true;
         Ok(Some(picture))
     }
@@ -87,6 +91,7 @@ impl VideoDecoder for Decoder {
 fn picture<'a>(
     planes: [*mut u8; 3],
     buffer: sys::SSysMEMBuffer,
+    color: Colorimetry,
 ) -> Result<I420Ref<'a>, CodecError> {
     let side = |value: i32| u32::try_from(value).unwrap_or(0);
     let size = Size::new(side(buffer.iWidth), side(buffer.iHeight));
@@ -121,6 +126,7 @@ fn picture<'a>(
             plane(cr, chroma_stride, height / 2),
         ],
         strides: [luma_stride, chroma_stride, chroma_stride],
+        color,
     })
 }
 

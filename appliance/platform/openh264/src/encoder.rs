@@ -5,8 +5,8 @@ use std::ptr::{self, NonNull};
 use openh264_sys2::{self as sys, API as _};
 use soft_kvm_core::Bitrate;
 use soft_kvm_video::codec::{CodecError, Encoded, EncoderConfig, I420Ref, VideoEncoder};
+use soft_kvm_video::level::h264_level;
 
-use crate::level::level;
 use crate::{NAME, error};
 
 /// Below this more bits do not show; a still picture's refreshes go down to it.
@@ -291,7 +291,7 @@ fn tune(parameters: &mut sys::SEncParamExt, config: EncoderConfig) -> Result<(),
     layer.iSpatialBitrate = parameters.iTargetBitrate;
     layer.iMaxSpatialBitrate = UNSPECIFIED;
     layer.uiProfileIdc = sys::PRO_BASELINE;
-    layer.uiLevelIdc = level(size, rate, bitrate);
+    layer.uiLevelIdc = h264_level(size, rate, bitrate).into();
     layer.sSliceArgument.uiSliceMode = sys::SM_SINGLE_SLICE;
     layer.sSliceArgument.uiSliceNum = 1;
     layer.bVideoSignalTypePresent = true;

@@ -5,7 +5,6 @@
 
 mod decoder;
 mod encoder;
-mod level;
 mod nal;
 
 pub use decoder::Decoder;

@@ -5,6 +5,7 @@
 
 use soft_kvm_core::Size;
 use soft_kvm_protocol::media::{SequenceParameterSet, nal_units};
+use soft_kvm_video::frame::Colorimetry;
 
 /// Longest access unit that the decoder takes, in bytes. An IDR of 3840x2160 pixels of text has less than 1 MB.
 pub const MAX_ACCESS_UNIT: usize = 4 << 20;
@@ -25,11 +26,14 @@ pub(crate) enum Contents {
     Predicted,
 }
 
-/// Looks at every NAL unit; the first slice says what the picture is.
+/// Looks at every NAL unit; the first slice says what the picture is. `color` changes to what an SPS says.
 ///
 /// # Errors
 /// What must not reach the library, in words.
-pub(crate) fn inspect(access_unit: &[u8]) -> Result<Contents, &'static str> {
+pub(crate) fn inspect(
+    access_unit: &[u8],
+    color: &mut Colorimetry,
+) -> Result<Contents, &'static str> {
     if access_unit.len() > MAX_ACCESS_UNIT {
         return Err("an access unit of more than 4 MiB");
     }
@@ -42,7 +46,7 @@ pub(crate) fn inspect(access_unit: &[u8]) -> Result<Contents, &'static str> {
             1 => Contents::Predicted,
             5 => Contents::Idr,
             7 => {
-                check_sps(nal)?;
+                *color = check_sps(nal)?;
                 continue;
             }
             // SEI, PPS, delimiter, end of sequence, end of stream, filler.
@@ -57,7 +61,7 @@ pub(crate) fn inspect(access_unit: &[u8]) -> Result<Contents, &'static str> {
     Ok(contents)
 }
 
-fn check_sps(nal: &[u8]) -> Result<(), &'static str> {
+fn check_sps(nal: &[u8]) -> Result<Colorimetry, &'static str> {
     let Some(set) = SequenceParameterSet::parse(nal) else {
         return Err(
             "a sequence parameter set that is broken, or of a size other than 16x16 to 3840x2160",
@@ -88,12 +92,19 @@ fn check_sps(nal: &[u8]) -> Result<(), &'static str> {
     if u32::from(set.max_num_ref_frames) * (width / 16) * (height / 16) > MAX_REFERENCE_BLOCKS {
         return Err("more reference pictures than level 5.2 allows");
     }
-    Ok(())
+    Ok(Colorimetry::from_h273(
+        set.matrix_coefficients,
+        set.full_range,
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn inspect(access_unit: &[u8]) -> Result<Contents, &'static str> {
+        super::inspect(access_unit, &mut Colorimetry::default())
+    }
 
     /// An SPS in a byte stream; the arguments are bits as text.
     fn sps(profile: u8, format: &str, order: &str, references: &str, place: &str) -> Vec<u8> {

@@ -7,6 +7,7 @@ use soft_kvm_protocol::input::echo::EchoSnapshot;
 use soft_kvm_video::barcode::Barcode;
 use soft_kvm_video::codec::{EncoderConfig, I420Ref, VideoDecoder, VideoEncoder};
 use soft_kvm_video::convert::Converter;
+use soft_kvm_video::frame::Colorimetry;
 use soft_kvm_video::measure::psnr;
 use soft_kvm_video::source::Content;
 use soft_kvm_video::testcard::{TestCard, TestCardConfig};
@@ -312,6 +313,7 @@ fn wrong_sizes_are_refused() {
         size: Size::new(64, 64),
         planes: [&y, &c, &c],
         strides: [64, 32, 32],
+        color: Colorimetry::default(),
     };
     let mut out = Vec::new();
     assert!(encoder.encode(picture, false, &mut out).is_ok());

@@ -178,7 +178,7 @@ impl OpenDevice {
         }
     }
 
-    /// Reads all that is queued; `each` gets the whole reports of a grabbed device.
+    /// Reads all that is queued; `each` gets whole reports.
     pub(super) fn read(&mut self, each: &mut dyn FnMut(SourceEvent<'_>)) -> io::Result<()> {
         let mut events = [RawEvent::zeroed(); 64];
         loop {
@@ -200,7 +200,11 @@ impl OpenDevice {
     fn follow(&mut self, event: RawEvent, each: &mut dyn FnMut(SourceEvent<'_>)) -> io::Result<()> {
         let (kind, code) = (event.event_type(), event.raw_code());
         if kind == RawType::SYN && code == DROPPED {
-            self.dropped = true;
+            if !std::mem::replace(&mut self.dropped, true) {
+                // A thousand in a second fill the queue within 30 ms.
+                tracing::warn!(device = %self.path.display(),
+                    "the kernel dropped input events: this machine is too busy to read them in time");
+            }
             self.events.clear();
             return Ok(());
         }
@@ -213,7 +217,7 @@ impl OpenDevice {
             self.flush(time(event), each);
             return Ok(());
         }
-        let Some(event) = self.wanted(event) else {
+        let Some(event) = wanted(event) else {
             return Ok(());
         };
         if !self.dropped {
@@ -231,21 +235,19 @@ impl OpenDevice {
         Ok(())
     }
 
-    /// The event as it is sent on; none for auto-repeat, LEDs and what else is not the operator's.
-    fn wanted(&self, event: RawEvent) -> Option<InputEvent> {
-        let kind = EventType(u8::try_from(event.event_type().raw()).ok()?);
-        let event = InputEvent::new(kind, event.raw_code(), event.raw_value());
-        (self.grabbed && kind.is_from_operator() && !event.is_auto_repeat()).then_some(event)
-    }
-
     fn flush(&mut self, time: MonoTime, each: &mut dyn FnMut(SourceEvent<'_>)) {
-        if self.grabbed && !self.events.is_empty() {
-            each(SourceEvent::Report(EventReport {
+        if !self.events.is_empty() {
+            let report = EventReport {
                 device: self.descriptor.id,
                 time,
                 unfinished: false,
                 events: &self.events,
-            }));
+            };
+            each(if self.grabbed {
+                SourceEvent::Report(report)
+            } else {
+                SourceEvent::Overheard(report)
+            });
         }
         self.events.clear();
     }
@@ -339,6 +341,13 @@ impl Drop for OpenDevice {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// The event as it is sent on; none for auto-repeat, LEDs and what else is not the operator's.
+fn wanted(event: RawEvent) -> Option<InputEvent> {
+    let kind = EventType(u8::try_from(event.event_type().raw()).ok()?);
+    let event = InputEvent::new(kind, event.raw_code(), event.raw_value());
+    (kind.is_from_operator() && !event.is_auto_repeat()).then_some(event)
 }
 
 /// The kernel's stamp; the device was set to `CLOCK_MONOTONIC`.

@@ -1,8 +1,12 @@
 //! The operator's devices by evdev: listed, watched, grabbed.
 
+mod button;
 mod device;
+mod guard;
 mod source;
 
+pub use button::Button;
+pub use guard::{Guard, Release, STALL, run_guard};
 pub use source::{EvdevSource, Selection};
 
 use std::io;

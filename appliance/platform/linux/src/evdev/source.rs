@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use evdevil::Evdev;
@@ -11,6 +12,7 @@ use soft_kvm_input::{DeviceClass, InputSource, SourceError, SourceEvent};
 use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, LedState, MAX_DEVICES};
 
 use super::device::{OpenDevice, describe};
+use super::guard::Guard;
 use super::{FOLDER, is_ours, nodes, open, problem};
 use crate::{clock, waker};
 
@@ -43,6 +45,7 @@ impl Selection {
 #[derive(Debug)]
 pub struct EvdevSource {
     selection: Selection,
+    guard: Option<Arc<Guard>>,
     inotify: Inotify,
     waker: waker::Waker,
     devices: Vec<OpenDevice>,
@@ -67,6 +70,7 @@ impl EvdevSource {
             .map_err(|errno| watch("inotify")(errno.into()))?;
         let source = Self {
             selection,
+            guard: None,
             inotify,
             waker: waker::Waker::new().map_err(watch("eventfd"))?,
             devices: Vec::new(),
@@ -79,6 +83,13 @@ impl EvdevSource {
         };
         source.watch_folders();
         Ok(source)
+    }
+
+    /// Lets a guard share every device before it is taken.
+    #[must_use]
+    pub fn with_guard(mut self, guard: Arc<Guard>) -> Self {
+        self.guard = Some(guard);
+        self
     }
 
     /// Watches `/dev/input`, and `/dev` for the time before the first device makes it.
@@ -137,6 +148,11 @@ impl EvdevSource {
             return Ok(None);
         };
         self.next_id = self.next_id.wrapping_add(1);
+        if let Some(guard) = &self.guard {
+            guard
+                .watch(device.as_fd())
+                .map_err(problem(path, "share with the guard"))?;
+        }
         OpenDevice::new(device, path.to_owned(), descriptor)
             .map(Some)
             .map_err(problem(path, "set the clock"))
@@ -271,8 +287,10 @@ impl InputSource for EvdevSource {
         self.read_devices(each);
         if self.devices.iter().any(|device| device.gone) {
             self.forget_gone(each);
-            // Its number may already be another device's.
+            // Its number may already be another device's. Not at once: the guard may have taken it from us, which the
+            // caller asks before devices are taken again.
             self.scan = true;
+            return Ok(());
         }
         if std::mem::replace(&mut self.scan, false) {
             self.scan(each);
@@ -289,6 +307,10 @@ impl InputSource for EvdevSource {
             for device in &mut self.devices {
                 device.release();
             }
+        }
+        if let Some(guard) = &self.guard {
+            // A guard that is gone is told by its next beat.
+            let _ = guard.set_taken(grabbed);
         }
     }
 

@@ -3,17 +3,40 @@
 //! Works below every compositor, on the text console and at the login screen. Reading another program's
 //! framebuffer needs `CAP_SYS_ADMIN` (without it the kernel hides the buffer handles of `GETFB2`).
 //!
-//! A frame is a view of the live framebuffer, not a copy: a program that draws into the front buffer may
-//! draw while it is read. The cursor plane is not composed yet, and neither are overlay planes.
+//! A frame of a screen with one plane is a view of the live framebuffer as a DMA-BUF, not a copy: a program that draws
+//! into the front buffer may draw while it is read. Several planes are put together by the CPU. The cursor plane
+//! goes apart, as [`soft_kvm_video::source::Captured::Cursor`].
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `source.rs` | when to look, and what to give |
+//! | `planes.rs` | what each plane shows, and where |
+//! | `picture.rs` | a frame of that |
+//! | `framebuffer.rs`, `cache.rs`, `mapping.rs` | a framebuffer's memory: exported, kept, mapped |
+//! | `cursor.rs` | the cursor plane |
+//! | `flips.rs` | when nothing can have changed |
+//! | `card.rs`, `sys.rs` | the card and its ioctls |
 
+mod cache;
+mod card;
+mod cursor;
+mod flips;
+mod framebuffer;
 mod mapping;
+mod picture;
+mod planes;
 mod source;
+mod sys;
 
 use std::path::PathBuf;
 
 use soft_kvm_core::FrameRate;
 
-pub use source::{KmsSource, active_connectors};
+pub(crate) use card::Card;
+pub use card::active_connectors;
+pub(crate) use framebuffer::take_framebuffer;
+pub use source::KmsSource;
+pub(crate) use sys::Fb2;
 
 /// Which screen to capture.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,58 +1,56 @@
 //! A screen of a DRM card as a [`VideoSource`].
 
-use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use drm::buffer::{DrmFourcc, DrmModifier, Handle as BufferHandle};
-use drm::control::{Device as ControlDevice, connector, crtc, framebuffer, plane};
+use drm::control::{Device as ControlDevice, crtc};
 use drm::{ClientCapability, Device as DrmDevice, VblankWaitFlags, VblankWaitTarget};
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use soft_kvm_core::{MonoTime, Size};
-use soft_kvm_video::frame::{Damage, Frame, FrameInfo, FramePool, PixelFormat};
 use soft_kvm_video::source::{Captured, NoPicture, SourceError, SourceInfo, VideoSource};
 
 use super::KmsOptions;
-use super::mapping::Mapped;
+use super::card::{Card, failed};
+use super::cursor::Tracker;
+use super::flips::Flips;
+use super::picture::{Picture, Taken};
+use super::planes::{self, Kind, PlaneIds, PlaneState};
+use super::sys::{self, Properties};
 use crate::clock;
+use crate::uevent::Uevents;
 
-/// Mappings kept: a triple-buffered screen has three.
-const CACHE: usize = 4;
-/// How long a mapping is trusted without looking whether its id names another framebuffer by now.
-const TRUST: Duration = Duration::from_millis(500);
-/// How often a screen that is off is looked at.
+/// How often a screen that is off is looked at, besides the kernel's notices.
 const OFF_CHECK: Duration = Duration::from_millis(100);
-
-#[derive(Debug)]
-struct Card(File);
-
-impl AsFd for Card {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-impl DrmDevice for Card {}
-impl ControlDevice for Card {}
-
-#[derive(Debug)]
-struct Cached {
-    id: framebuffer::Handle,
-    checked: MonoTime,
-    mapped: Arc<Mapped>,
-}
+/// How often the planes are looked at while the cursor moves or a program flips: twice for each vblank of 60 Hz.
+const LOOK: Duration = Duration::from_millis(8);
+/// How long after the last movement.
+const LIVELY: Duration = Duration::from_secs(1);
+/// Longest wait for a vblank, which a screen that goes off has none of.
+const VBLANK: Duration = Duration::from_millis(50);
 
 /// What is on.
 #[derive(Clone, Copy, Debug)]
 struct Screen {
-    plane: plane::Handle,
     crtc: crtc::Handle,
     /// Index of the CRTC among the card's, for vblank waits.
     pipe: u32,
+    /// The mode's.
+    size: Size,
+    /// The CRTC's `ACTIVE` property.
+    active: Option<u32>,
+}
+
+/// How pictures keep step with the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// `CRTC_QUEUE_SEQUENCE` (Linux 4.15).
+    Sequence,
+    /// `WAIT_VBLANK`.
+    Vblank,
+    /// The driver has no vblank.
+    Time,
 }
 
 /// A screen of a DRM card.
@@ -61,11 +59,22 @@ pub struct KmsSource {
     card: Card,
     options: KmsOptions,
     info: SourceInfo,
+    planes: Vec<PlaneIds>,
+    scratch: Box<Properties>,
     screen: Option<Screen>,
-    cache: Vec<Cached>,
-    sequence: u64,
+    /// What the planes show, lowest first; the cursor is not among them when it goes apart.
+    shown: Vec<PlaneState>,
+    picture: Picture,
+    cursor: Tracker,
+    flips: Flips,
+    uevents: Option<Uevents>,
+    pace: Pace,
     next_at: MonoTime,
-    vblank: bool,
+    /// A picture is due, of this moment.
+    due: Option<MonoTime>,
+    lively: MonoTime,
+    /// The screen was off when it was last looked at.
+    off: bool,
 }
 
 impl KmsSource {
@@ -75,11 +84,16 @@ impl KmsSource {
     /// [`SourceError`]: no such card, no right to it, or no such connector.
     pub fn open(options: KmsOptions) -> Result<Self, SourceError> {
         let device = options.device.display().to_string();
-        let card = open_card(&options.device)?;
+        let card = Card::open(&options.device)?;
         card.set_client_capability(ClientCapability::UniversalPlanes, true)
             .map_err(|error| failed(&device, "DRM_CLIENT_CAP_UNIVERSAL_PLANES", error))?;
+        // Places, opacity and order are shown to atomic clients only; the cursor plane of virtual machines' cards
+        // only to those that know its hot spot. Older drivers have neither.
+        let _ = card.set_client_capability(ClientCapability::Atomic, true);
+        let _ = card.set_client_capability(ClientCapability::CursorPlaneHotspot, true);
         if let Some(name) = &options.connector {
-            let known = connectors(&card)
+            let known = card
+                .connectors()
                 .map_err(|error| failed(&device, "DRM_IOCTL_MODE_GETRESOURCES", error))?;
             if !known.iter().any(|info| info.to_string() == *name) {
                 let names: Vec<_> = known.iter().map(ToString::to_string).collect();
@@ -87,6 +101,11 @@ impl KmsSource {
                 return Err(SourceError::Unsupported { device, what });
             }
         }
+        let planes = PlaneIds::all(&card)
+            .map_err(|error| failed(&device, "DRM_IOCTL_MODE_GETPLANERESOURCES", error))?;
+        let uevents = Uevents::new()
+            .inspect_err(|error| tracing::info!(%error, "no kernel notices: hotplug is looked for"))
+            .ok();
         let info = SourceInfo {
             driver: "kms",
             device,
@@ -94,244 +113,211 @@ impl KmsSource {
             rate: options.rate,
             pixel_format: String::new(),
         };
+        let now = clock::now();
         let mut source = Self {
+            shown: Vec::with_capacity(planes.len()),
+            planes,
             card,
             options,
             info,
+            scratch: Box::new(Properties::new()),
             screen: None,
-            cache: Vec::with_capacity(CACHE),
-            sequence: 0,
-            next_at: clock::now(),
-            vblank: true,
+            picture: Picture::default(),
+            cursor: Tracker::default(),
+            flips: Flips::default(),
+            uevents,
+            pace: Pace::Sequence,
+            next_at: now,
+            due: None,
+            lively: now,
+            off: false,
         };
         // Tells a missing capability at once instead of at the first picture.
-        if let Some(frame) = source.capture()? {
-            drop(frame);
+        if source.look(now)? {
+            drop(source.take(now)?);
         }
-        source.sequence = 0;
         Ok(source)
     }
 
-    fn capture(&mut self) -> Result<Option<Frame>, SourceError> {
+    /// Finds out what is on and shown now; false while the screen is off.
+    fn look(&mut self, now: MonoTime) -> Result<bool, SourceError> {
+        self.shown.clear();
         if self.screen.is_none() {
             self.screen = self
                 .find()
                 .map_err(|error| self.fail("finding a screen", error))?;
         }
+        let on = self
+            .read_planes()
+            .map_err(|error| self.fail("DRM_IOCTL_MODE_OBJ_GETPROPERTIES", error))?;
+        let Some(screen) = self.screen.filter(|_| on) else {
+            self.screen = None;
+            self.picture.clear();
+            self.shown.clear();
+            let nowhere = Size::default();
+            self.cursor
+                .update(&self.card, None, (nowhere, nowhere), now);
+            return Ok(false);
+        };
+        self.shown.sort_unstable_by_key(PlaneState::order);
+        let cursor = self
+            .shown
+            .iter()
+            .position(|state| state.kind == Kind::Cursor);
+        let plane = cursor.and_then(|index| self.shown.get(index).copied());
+        let sizes = (screen.size, self.picture.size_or(screen.size));
+        let apart = self.cursor.update(&self.card, plane.as_ref(), sizes, now);
+        if let Some(index) = cursor.filter(|_| apart) {
+            self.shown.remove(index);
+        }
+        let mut hasher = DefaultHasher::new();
+        self.shown.hash(&mut hasher);
+        self.flips.look(now, hasher.finish());
+        Ok(!self.shown.is_empty())
+    }
+
+    /// Reads what is on the screen's CRTC; false when it has no mode any more, or another one.
+    fn read_planes(&mut self) -> io::Result<bool> {
         let Some(screen) = self.screen else {
-            self.cache.clear();
-            return Ok(None);
+            return Ok(false);
         };
-        let plane = drm_plane(&self.card, screen.plane)
-            .map_err(|error| self.fail("DRM_IOCTL_MODE_GETPLANE", error))?;
-        let (Some(id), Some(crtc)) = plane else {
-            self.screen = None;
-            self.cache.clear();
-            return Ok(None);
-        };
-        if crtc != screen.crtc {
-            self.screen = None;
-            return Ok(None);
+        if mode_size(&self.card, screen.crtc)? != Some(screen.size) {
+            // Once more from the start: the connector may be another CRTC's by now.
+            self.screen = self.find()?;
         }
-        let now = clock::now();
-        let Some(mapped) = self.mapping(id, now)? else {
-            self.screen = None;
-            return Ok(None);
+        let Some(screen) = self.screen else {
+            return Ok(false);
         };
-        mapped
-            .begin()
-            .map_err(|error| self.fail("DMA_BUF_IOCTL_SYNC", error))?;
-        self.sequence += 1;
-        self.info.size = mapped.size;
-        let info = FrameInfo {
-            format: mapped.format,
-            size: mapped.size,
-            sequence: self.sequence,
-            captured: now,
-            damage: Damage::Unknown,
-        };
-        let pool: Arc<dyn FramePool> = mapped;
-        Ok(Some(Frame::new(info, pool, 0)))
+        let crtc = screen.crtc.into();
+        if let Some(active) = screen.active
+            && !planes::is_active(&self.card, crtc, active, &mut self.scratch)?
+        {
+            return Ok(false);
+        }
+        for plane in &self.planes {
+            self.shown
+                .extend(plane.read(&self.card, crtc, &mut self.scratch)?);
+        }
+        Ok(self.shown.iter().any(|state| state.kind != Kind::Cursor))
     }
 
-    /// The mapping of a framebuffer; `None` when it has gone meanwhile.
-    fn mapping(
-        &mut self,
-        id: framebuffer::Handle,
-        now: MonoTime,
-    ) -> Result<Option<Arc<Mapped>>, SourceError> {
-        // An id may be given to another framebuffer when the first is removed: look again now and then.
-        self.cache
-            .retain(|cached| now.since(cached.checked) < TRUST);
-        if let Some(cached) = self.cache.iter().find(|cached| cached.id == id) {
-            return Ok(Some(Arc::clone(&cached.mapped)));
-        }
-        let Some(mapped) = self.map(id)? else {
-            return Ok(None);
-        };
-        let mapped = Arc::new(mapped);
-        if self.cache.len() == CACHE {
-            self.cache.remove(0);
-        }
-        self.cache.push(Cached {
-            id,
-            checked: now,
-            mapped: Arc::clone(&mapped),
-        });
-        Ok(Some(mapped))
-    }
-
-    fn map(&mut self, id: framebuffer::Handle) -> Result<Option<Mapped>, SourceError> {
-        let unsupported = |what: String| SourceError::Unsupported {
-            device: self.info.device.clone(),
-            what,
-        };
-        let (handles, size, format, pitch, offset) = match self.card.get_planar_framebuffer(id) {
-            Ok(fb) => {
-                let handles = fb.buffers();
-                let linear = fb.modifier().is_none_or(|modifier| {
-                    matches!(modifier, DrmModifier::Linear | DrmModifier::Invalid)
-                });
-                if !linear {
-                    self.close(handles);
-                    let modifier = fb.modifier();
-                    return Err(unsupported(format!(
-                        "the framebuffer is tiled or compressed (modifier {modifier:?}): only LINEAR can be read"
-                    )));
-                }
-                (
-                    handles,
-                    fb.size(),
-                    fb.pixel_format(),
-                    fb.pitches()[0],
-                    fb.offsets()[0],
-                )
-            }
-            // Kernels before 5.7, and formats that the library does not know.
-            Err(_) => match self.card.get_framebuffer(id) {
-                Ok(fb) if fb.bpp() == 32 => (
-                    [fb.buffer(), None, None, None],
-                    fb.size(),
-                    DrmFourcc::Xrgb8888,
-                    fb.pitch(),
-                    0,
-                ),
-                Ok(fb) => {
-                    self.close([fb.buffer(), None, None, None]);
-                    let bits = fb.bpp();
-                    return Err(unsupported(format!("a framebuffer of {bits} bits a pixel")));
-                }
-                // Removed between the two calls.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-                Err(error) => return Err(self.fail("DRM_IOCTL_MODE_GETFB", error)),
-            },
-        };
-        let pixels = match format {
-            DrmFourcc::Xrgb8888 | DrmFourcc::Argb8888 => Some(PixelFormat::Bgrx),
-            DrmFourcc::Xbgr8888 | DrmFourcc::Abgr8888 => Some(PixelFormat::Rgbx),
-            _ => None,
-        };
-        let Some(buffer) = handles[0] else {
-            return Err(SourceError::Permission {
-                device: self.info.device.clone(),
-                hint: "reading the screen needs CAP_SYS_ADMIN: run the server as root, or give \
-                       its unit AmbientCapabilities=CAP_SYS_ADMIN"
-                    .to_owned(),
-            });
-        };
-        // DRM_CLOEXEC; reading needs no DRM_RDWR.
-        let exported = self.card.buffer_to_prime_fd(buffer, 0o2_000_000);
-        // GETFB2 made new handles: the descriptor keeps the memory, they only leak.
-        self.close(handles);
-        let fd = exported.map_err(|error| self.fail("DRM_IOCTL_PRIME_HANDLE_TO_FD", error))?;
-        let Some(pixels) = pixels else {
-            return Err(unsupported(format!(
-                "the framebuffer's format {format} cannot be read: set the screen to 24 or 32 bits"
-            )));
-        };
-        let size = Size::new(size.0, size.1);
-        if !size.is_supported() {
-            return Err(unsupported(format!("a framebuffer of {size}")));
-        }
-        self.info.pixel_format = format.to_string();
-        Mapped::new(fd, size, pitch, offset, pixels)
-            .map(Some)
-            .map_err(|error| self.fail("mapping the framebuffer", error))
-    }
-
-    fn close(&self, handles: [Option<BufferHandle>; 4]) {
-        for (index, handle) in handles.iter().enumerate() {
-            // Planes of one buffer share a handle.
-            if let Some(handle) = handle.filter(|h| !handles[..index].contains(&Some(*h))) {
-                let _ = self.card.close_buffer(handle);
-            }
-        }
-    }
-
-    /// The primary plane of the wanted connector, if it shows something.
+    /// The wanted connector's screen, if it is on.
     fn find(&self) -> io::Result<Option<Screen>> {
         let resources = self.card.resource_handles()?;
-        for info in connectors(&self.card)? {
+        for info in self.card.connectors()? {
             let wanted = self.options.connector.as_ref();
             if wanted.is_some_and(|name| info.to_string() != *name) {
                 continue;
             }
-            let Some(crtc) = crtc_of(&self.card, &info)? else {
+            let Some(crtc) = self.card.crtc_of(&info)? else {
                 continue;
             };
-            let Some(pipe) = resources.crtcs().iter().position(|handle| *handle == crtc) else {
+            let pipe = resources.crtcs().iter().position(|handle| *handle == crtc);
+            let (Some(pipe), Some(size)) = (pipe, mode_size(&self.card, crtc)?) else {
                 continue;
             };
-            for plane in self.card.plane_handles()? {
-                if drm_plane(&self.card, plane)?.1 == Some(crtc) && is_primary(&self.card, plane)? {
-                    let pipe = u32::try_from(pipe).unwrap_or(0);
-                    return Ok(Some(Screen { plane, crtc, pipe }));
-                }
-            }
+            return Ok(Some(Screen {
+                crtc,
+                pipe: u32::try_from(pipe).unwrap_or(0),
+                size,
+                active: planes::active_property(&self.card, crtc)?,
+            }));
         }
         Ok(None)
     }
 
-    /// Waits for the next moment to capture; false on timeout.
-    fn pace(&mut self, timeout: Duration) -> bool {
-        let due = self.next_at.since(clock::now());
-        if due > timeout {
-            std::thread::sleep(timeout);
-            return false;
-        }
-        std::thread::sleep(due);
-        if let (Some(screen), true) = (self.screen, self.vblank) {
-            // Asked for as an event: a blocking wait could outlast the timeout when the screen goes off.
-            let asked = self.card.wait_vblank(
-                VblankWaitTarget::Relative(1),
-                VblankWaitFlags::EVENT,
-                screen.pipe,
-                0,
-            );
-            match asked {
-                Ok(_) => self.wait_event(timeout.saturating_sub(due).min(OFF_CHECK)),
-                Err(error) => {
-                    tracing::info!(device = %self.info.device, %error, "no vblank: paced by time");
-                    self.vblank = false;
-                }
-            }
-        }
-        // A quarter of a frame early, so that the vblank decides and not the timer.
-        let interval = self.options.rate.interval();
-        self.next_at = clock::now() + (interval - interval / 4);
-        true
+    fn take(&mut self, captured: MonoTime) -> Result<Taken, SourceError> {
+        let Some(screen) = self.screen else {
+            return Ok(Taken::Nothing);
+        };
+        self.picture.take(
+            &self.card,
+            &self.shown,
+            screen.size,
+            captured,
+            &mut self.info,
+        )
     }
 
-    fn wait_event(&self, timeout: Duration) {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
-        let ready = poll(
-            &mut [PollFd::new(self.card.as_fd(), PollFlags::POLLIN)],
-            timeout,
-        );
-        if matches!(ready, Ok(1..)) {
-            // Empties the descriptor; late events of earlier waits go with it.
-            let _ = self.card.receive_events();
+    /// Waits for the screen to come on, as long as that may be waited for.
+    fn wait_off(&mut self, timeout: Duration) -> Captured {
+        if let Some(cursor) = self.cursor.news() {
+            return Captured::Cursor(cursor);
         }
+        // The first time at once; then there is time.
+        if std::mem::replace(&mut self.off, true) {
+            self.wait(timeout.min(OFF_CHECK), false);
+        }
+        Captured::NoPicture(NoPicture::DisplayOff)
+    }
+
+    /// Sleeps; true when the kernel told of a change of this card, which ends the sleep.
+    fn wait(&mut self, timeout: Duration, vblank: bool) -> bool {
+        // Whole milliseconds, rounded up: too early would mean to sleep twice.
+        let millis = timeout.as_micros().div_ceil(1_000);
+        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+        let card = PollFd::new(self.card.as_fd(), PollFlags::POLLIN);
+        let ready = match (&self.uevents, vblank) {
+            (Some(uevents), true) => poll(
+                &mut [card, PollFd::new(uevents.as_fd(), PollFlags::POLLIN)],
+                timeout,
+            ),
+            (Some(uevents), false) => poll(
+                &mut [PollFd::new(uevents.as_fd(), PollFlags::POLLIN)],
+                timeout,
+            ),
+            (None, true) => poll(&mut [card], timeout),
+            (None, false) => poll(&mut [], timeout),
+        };
+        if !matches!(ready, Ok(1..)) {
+            return false;
+        }
+        let node = self.options.device.strip_prefix("/dev").ok();
+        let wanted = self.uevents.as_mut().is_some_and(|uevents| {
+            uevents.drain(|event| {
+                event.subsystem == "drm"
+                    && event
+                        .node
+                        .is_none_or(|name| node.is_some_and(|node| node.as_os_str() == name))
+            })
+        });
+        if wanted {
+            tracing::debug!(device = self.info.device, "the kernel tells of a change");
+            self.screen = None;
+        }
+        wanted
+    }
+
+    /// Waits for the next vblank; gives the kernel's time of it, or now.
+    fn wait_vblank(&mut self, timeout: Duration) -> MonoTime {
+        let Some(screen) = self.screen else {
+            return clock::now();
+        };
+        if self.pace == Pace::Sequence
+            && let Err(error) = sys::queue_next_vblank(self.card.as_fd(), screen.crtc.into())
+        {
+            tracing::debug!(device = self.info.device, %error, "DRM_IOCTL_CRTC_QUEUE_SEQUENCE");
+            self.pace = Pace::Vblank;
+        }
+        if self.pace == Pace::Vblank {
+            // Asked for as an event: a blocking wait could outlast the timeout when the screen goes off.
+            let (target, flags) = (VblankWaitTarget::Relative(1), VblankWaitFlags::EVENT);
+            if let Err(error) = self.card.wait_vblank(target, flags, screen.pipe, 0) {
+                tracing::info!(device = self.info.device, %error, "no vblank: paced by time");
+                self.pace = Pace::Time;
+            }
+        }
+        if self.pace == Pace::Time {
+            return clock::now();
+        }
+        self.wait(timeout.min(VBLANK), true);
+        let mut events = [0; 512];
+        // The descriptor does not block; late events of earlier waits go with it.
+        let read = nix::unistd::read(&self.card, &mut events).unwrap_or(0);
+        let now = clock::now();
+        let last = sys::last_vblank(events.get(..read).unwrap_or_default());
+        last.filter(|&last| last <= now && now.since(last) < VBLANK)
+            .unwrap_or(now)
     }
 
     fn fail(&self, action: &'static str, error: io::Error) -> SourceError {
@@ -345,115 +331,58 @@ impl VideoSource for KmsSource {
     }
 
     fn next(&mut self, timeout: Duration) -> Result<Captured, SourceError> {
-        if self.screen.is_none() {
-            std::thread::sleep(timeout.min(OFF_CHECK));
-        } else if !self.pace(timeout) {
-            return Ok(Captured::Nothing);
-        }
-        Ok(match self.capture()? {
-            Some(frame) => Captured::Frame(frame),
-            None => Captured::NoPicture(NoPicture::DisplayOff),
-        })
-    }
-}
-
-/// Names of the connectors of a card that show something, e.g. `HDMI-A-1`, and the card's driver.
-///
-/// # Errors
-/// [`SourceError`]: no such card, or no right to it.
-pub fn active_connectors(device: &Path) -> Result<(String, Vec<String>), SourceError> {
-    let name = device.display().to_string();
-    let card = open_card(device)?;
-    let driver = card
-        .get_driver()
-        .map(|driver| driver.name().to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let list = || -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for info in connectors(&card)? {
-            if crtc_of(&card, &info)?.is_some() {
-                names.push(info.to_string());
+        let end = clock::now() + timeout;
+        loop {
+            let now = clock::now();
+            if !self.look(now)? {
+                self.due = None;
+                return Ok(self.wait_off(end.since(now)));
             }
-        }
-        Ok(names)
-    };
-    // A card without screens (a render-only GPU) has no such call.
-    let names = list().or_else(|error| match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::EINVAL) => Ok(Vec::new()),
-        _ => Err(failed(&name, "DRM_IOCTL_MODE_GETRESOURCES", error)),
-    })?;
-    Ok((driver, names))
-}
-
-fn open_card(path: &Path) -> Result<Card, SourceError> {
-    let device = path.display().to_string();
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    options.custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-    let card = options.open(path).map(Card).map_err(|error| {
-        if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) {
-            let hint = "add the user to group video or install the udev rule".to_owned();
-            return SourceError::Permission { device, hint };
-        }
-        failed(&device, "open", error)
-    })?;
-    // The first opener of a card becomes its master and would keep a compositor from starting.
-    let _ = card.release_master_lock();
-    Ok(card)
-}
-
-fn connectors(card: &Card) -> io::Result<Vec<connector::Info>> {
-    let resources = card.resource_handles()?;
-    let connectors = resources.connectors().iter();
-    connectors
-        .map(|handle| card.get_connector(*handle, false))
-        .collect()
-}
-
-/// The CRTC that feeds a connector, if it has a mode.
-fn crtc_of(card: &Card, info: &connector::Info) -> io::Result<Option<crtc::Handle>> {
-    let Some(encoder) = info.current_encoder() else {
-        return Ok(None);
-    };
-    let Some(crtc) = card.get_encoder(encoder)?.crtc() else {
-        return Ok(None);
-    };
-    Ok(card.get_crtc(crtc)?.mode().map(|_| crtc))
-}
-
-/// What a plane shows, and where. Without the plane's formats, which would be allocated each time.
-fn drm_plane(
-    card: &Card,
-    handle: plane::Handle,
-) -> io::Result<(Option<framebuffer::Handle>, Option<crtc::Handle>)> {
-    let plane = card.get_plane(handle)?;
-    Ok((plane.framebuffer(), plane.crtc()))
-}
-
-fn is_primary(card: &Card, plane: plane::Handle) -> io::Result<bool> {
-    let properties = card.get_properties(plane)?;
-    for (handle, value) in &properties {
-        if card.get_property(*handle)?.name().to_bytes() == b"type" {
-            // DRM_PLANE_TYPE_PRIMARY
-            return Ok(*value == 1);
+            self.off = false;
+            if let Some(cursor) = self.cursor.news() {
+                self.lively = now;
+                return Ok(Captured::Cursor(cursor));
+            }
+            if self.flips.is_flipping(now) {
+                self.lively = now;
+            }
+            if let Some(captured) = self.due.take()
+                && self.flips.take(now)
+            {
+                match self.take(captured)? {
+                    Taken::Frame(frame) => return Ok(Captured::Frame(frame)),
+                    Taken::Gone => self.screen = None,
+                    Taken::Nothing => {}
+                }
+            }
+            if now >= end {
+                return Ok(Captured::Nothing);
+            }
+            if now >= self.next_at {
+                self.due = Some(self.wait_vblank(end.since(now)));
+                // A quarter of a frame early, so that the vblank decides and not the timer.
+                let interval = self.options.rate.interval();
+                let early = match self.pace {
+                    Pace::Time => Duration::ZERO,
+                    _ => interval / 4,
+                };
+                self.next_at = clock::now() + (interval - early);
+                continue;
+            }
+            let mut until = self.next_at.min(end);
+            if now.since(self.lively) < LIVELY {
+                until = until.min(now + LOOK);
+            }
+            self.wait(until.since(now), false);
         }
     }
-    Ok(false)
 }
 
-fn failed(device: &str, action: &'static str, source: io::Error) -> SourceError {
-    let device = device.to_owned();
-    match source.raw_os_error() {
-        Some(libc::ENODEV | libc::ENXIO) => SourceError::Gone { device },
-        Some(libc::ENOENT) if action == "open" => SourceError::Gone { device },
-        Some(libc::EACCES | libc::EPERM) => SourceError::Permission {
-            device,
-            hint: format!("{action}: {}", Errno::EACCES.desc()),
-        },
-        _ => SourceError::Io {
-            device,
-            action,
-            source,
-        },
-    }
+/// The size of a CRTC's mode, if it has one.
+fn mode_size(card: &Card, crtc: crtc::Handle) -> io::Result<Option<Size>> {
+    let mode = card.get_crtc(crtc)?.mode();
+    Ok(mode.map(|mode| {
+        let (width, height) = mode.size();
+        Size::new(width.into(), height.into())
+    }))
 }

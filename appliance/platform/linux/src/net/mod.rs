@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{
     AddressFamily, SetSockOpt, SockFlag, SockType, getsockopt, setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeSpec;
 
 pub use batch::{Batch, Datagram};
 
@@ -68,6 +69,25 @@ pub struct UdpSocket {
     fd: OwnedFd,
     family: AddressFamily,
     segmentation: AtomicBool,
+}
+
+/// The number of a network interface by its name, as scope ids of link-local addresses have it.
+#[must_use]
+pub fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Sets TTL (and hop limit, if the socket is an IPv6 one) of what the socket sends; 1 keeps it on the link. Connections
+/// accepted from a listener inherit it, so that not even the answer to a SYN passes a router.
+///
+/// # Errors
+/// The kernel's.
+pub fn limit_hops(socket: &impl AsFd, v6: bool, hops: u8) -> io::Result<()> {
+    setsockopt(socket, sockopt::Ipv4Ttl, &i32::from(hops))?;
+    if v6 {
+        setsockopt(socket, sockopt::Ipv6Ttl, &i32::from(hops))?;
+    }
+    Ok(())
 }
 
 impl UdpSocket {
@@ -128,10 +148,7 @@ impl UdpSocket {
     fn set_header_fields(&self, options: &UdpOptions) -> io::Result<()> {
         let v6 = self.family == AddressFamily::Inet6;
         if let Some(hops) = options.hop_limit {
-            setsockopt(&self.fd, sockopt::Ipv4Ttl, &i32::from(hops))?;
-            if v6 {
-                setsockopt(&self.fd, sockopt::Ipv6Ttl, &i32::from(hops))?;
-            }
+            limit_hops(&self.fd, v6, hops)?;
         }
         if let Some(dscp) = options.dscp {
             if dscp > 63 {
@@ -253,11 +270,12 @@ impl UdpSocket {
         let other = waker.map_or(own.clone(), |w| PollFd::new(w.as_fd(), PollFlags::POLLIN));
         let mut fds = [own, other];
         let count = if waker.is_some() { 2 } else { 1 };
-        // Round up: a timeout below a millisecond must not become a busy loop.
-        let millis = timeout.as_nanos().div_ceil(1_000_000);
-        let timeout = i32::try_from(millis).unwrap_or(i32::MAX);
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds[..count], timeout) {
+        // Not poll(2), whose whole milliseconds are long for a key that has to be sent again.
+        match ppoll(
+            &mut fds[..count],
+            Some(TimeSpec::from_duration(timeout)),
+            None,
+        ) {
             Ok(0) | Err(Errno::EINTR) => return Ok(Ready::default()),
             Ok(_) => {}
             Err(error) => return Err(error.into()),

@@ -2,9 +2,10 @@
 
 /// Vendor and product of devices that are HDMI inputs.
 ///
-/// Sources: 534d:2109 Linux `sound/usb/quirks-table.h` (MacroSilicon MS2109); 345f:2109 (MS2109S),
-/// 345f:2130 (MS2130) and 345f:2132 the device lists of the Openterface projects; 0fd9:0066 Linux
-/// `uvc_driver.c` (Elgato Cam Link 4K); 3188:1000 the HDMI input of the GPD Pocket 3's KVM module.
+/// Sources: 534d:2109 Linux `sound/usb/quirks-table.h` (MacroSilicon MS2109; the vendor also in usb.ids 2025.07.26);
+/// 345f:2109 (MS2109S), 345f:2130 (MS2130) and 345f:2132 the device lists of the Openterface projects; 0fd9:0066
+/// Linux `drivers/media/usb/uvc/uvc_driver.c` ("Elgato Cam Link 4K", quirk `UVC_QUIRK_FIX_FORMAT_INDEX`); 3188:1000 the
+/// HDMI input of the GPD Pocket 3's KVM module.
 const KNOWN: [(u16, u16); 7] = [
     (0x534d, 0x2109),
     (0x534d, 0x2130),
@@ -15,7 +16,7 @@ const KNOWN: [(u16, u16); 7] = [
     (0x3188, 0x1000),
 ];
 
-/// Magewell: makes nothing but capture devices (2935:0001 on linux-media, 2014-12-10).
+/// Magewell: makes nothing but capture devices (2935:0001 on linux-media, 2014-12-10; usb.ids 2025.07.26 lacks the vendor).
 const CAPTURE_ONLY_VENDORS: [u16; 1] = [0x2935];
 
 /// Elgato and AVerMedia make webcams too: the device's name decides.

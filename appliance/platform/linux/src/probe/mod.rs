@@ -10,7 +10,7 @@ use soft_kvm_core::{FrameRate, Size};
 use soft_kvm_video::source::{SourceError, VideoSource};
 
 use crate::kms::{self, KmsOptions, KmsSource};
-use crate::v4l2::{self, DeviceFacts, DeviceKind, V4l2Options, V4l2Source};
+use crate::v4l2::{self, DeviceFacts, DeviceKind, Edid, V4l2Options, V4l2Source};
 use crate::x11::{X11Options, X11Source};
 
 pub use dongles::is_hdmi_dongle;
@@ -69,7 +69,7 @@ pub fn probe() -> Vec<Candidate> {
         .iter()
         .map(|path| v4l2_node(path))
         .collect();
-    found.extend(nodes("/dev/dri", "card").iter().map(|path| drm_card(path)));
+    found.extend(drm_cards().iter().map(|path| drm_card(path)));
     found.push(x_display());
     found.push(Candidate {
         usable: true,
@@ -87,7 +87,52 @@ pub fn chosen(candidates: &[Candidate]) -> Choice {
     found.map_or(Choice::Testcard, |candidate| candidate.choice.clone())
 }
 
-/// Opens a source.
+/// The V4L2 node to open where the story names none: what `auto` would take before anything else that captures, such as a
+/// webcam.
+#[must_use]
+pub fn first_capture(candidates: &[Candidate]) -> Option<Choice> {
+    let captures = |one: &&Candidate| {
+        let kind = one.v4l2.as_ref().map(|facts| facts.kind);
+        kind == Some(DeviceKind::Capture)
+    };
+    let usable = candidates.iter().filter(captures).find(|one| one.usable);
+    let found = usable.or_else(|| candidates.iter().find(captures));
+    found.map(|one| one.choice.clone())
+}
+
+/// The DRM card to open where the story names none: the one that has the wanted connector, else one that shows something,
+/// else one that could. Many boards have a card for their graphics processor before the one with the connectors.
+#[must_use]
+pub fn first_card(candidates: &[Candidate], wanted: Option<&str>) -> Option<PathBuf> {
+    first_card_by(candidates, wanted, |card| {
+        let card = format!("{}-", card.file_name()?.to_str()?);
+        let entries = fs::read_dir("/sys/class/drm").ok()?.flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let own = names.filter_map(|name| Some(name.strip_prefix(&card)?.to_owned()));
+        Some(own.collect())
+    })
+}
+
+fn first_card_by(
+    candidates: &[Candidate],
+    wanted: Option<&str>,
+    connectors: impl Fn(&Path) -> Option<Vec<String>>,
+) -> Option<PathBuf> {
+    let cards = candidates.iter().filter_map(|one| match &one.choice {
+        Choice::Kms { device, .. } => {
+            let all = connectors(device).unwrap_or_default();
+            let has = wanted.is_some_and(|wanted| all.iter().any(|name| name == wanted));
+            let shows = !one.connectors.is_empty();
+            Some((device, (has, shows, !all.is_empty())))
+        }
+        _ => None,
+    });
+    // The first of those that are equally good.
+    let best = cards.rev().max_by_key(|(_, merits)| *merits);
+    best.map(|(device, _)| device.clone())
+}
+
+/// Opens a source. `edid` is a name of [`Edid::NAMES`](v4l2::Edid::NAMES) or a file, for HDMI inputs.
 ///
 /// # Errors
 /// [`SourceError`]; also for [`Choice::Testcard`], which is not a device: `soft_kvm_video` draws it.
@@ -95,11 +140,13 @@ pub fn open(
     choice: &Choice,
     size: Option<Size>,
     rate: FrameRate,
+    edid: Option<&str>,
 ) -> Result<Box<dyn VideoSource>, SourceError> {
     Ok(match choice {
         Choice::V4l2 { device } => Box::new(V4l2Source::open(V4l2Options {
             size,
             rate,
+            edid: wanted_edid(device, edid)?,
             ..V4l2Options::new(device)
         })?),
         Choice::Kms { device, connector } => Box::new(KmsSource::open(KmsOptions {
@@ -130,6 +177,14 @@ fn choose(candidates: &mut [Candidate]) {
             taken = Some(candidate.name.clone());
         }
     }
+}
+
+fn wanted_edid(device: &Path, name: Option<&str>) -> Result<Option<Edid>, SourceError> {
+    let loaded = name.map(Edid::load).transpose();
+    loaded.map_err(|error| SourceError::Unsupported {
+        device: device.display().to_string(),
+        what: error.to_string(),
+    })
 }
 
 fn candidate(choice: Choice, name: &str) -> Candidate {
@@ -259,6 +314,11 @@ fn x_display() -> Candidate {
     }
 }
 
+/// Nodes of the machine's graphics cards, in the order of their numbers.
+pub(crate) fn drm_cards() -> Vec<PathBuf> {
+    nodes("/dev/dri", "card")
+}
+
 /// The numbered nodes of a folder, by their numbers.
 fn nodes(folder: &str, prefix: &str) -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir(folder)
@@ -282,6 +342,48 @@ fn nodes(folder: &str, prefix: &str) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_card_with_a_screen_comes_before_one_without() {
+        let card = |number: u8, lit: &[&str]| Candidate {
+            connectors: lit.iter().map(|name| (*name).to_owned()).collect(),
+            ..candidate(
+                Choice::Kms {
+                    device: format!("/dev/dri/card{number}").into(),
+                    connector: None,
+                },
+                "card",
+            )
+        };
+        let known = |card: &Path| {
+            let names: &[&str] = match card.to_str()? {
+                "/dev/dri/card0" => &[],
+                "/dev/dri/card1" => &["HDMI-A-1"],
+                _ => &["DP-1", "DP-2"],
+            };
+            Some(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        let first = |lit: &[&str], wanted| {
+            let cards = [card(0, &[]), card(1, &[]), card(2, lit)];
+            first_card_by(&cards, wanted, known).expect("there are cards")
+        };
+        assert_eq!(first(&[], None), Path::new("/dev/dri/card1"), "none is lit");
+        assert_eq!(first(&["DP-2"], None), Path::new("/dev/dri/card2"));
+        assert_eq!(
+            first(&["DP-2"], Some("HDMI-A-1")),
+            Path::new("/dev/dri/card1")
+        );
+        assert_eq!(
+            first(&[], Some("DP-1")),
+            Path::new("/dev/dri/card2"),
+            "dark, but there"
+        );
+        assert_eq!(
+            first_card_by(&[card(0, &[])], None, known),
+            Some("/dev/dri/card0".into())
+        );
+        assert_eq!(first_card(&[], None), None);
+    }
 
     fn facts(kind: DeviceKind, dv_timings: bool, usb: Option<(u16, u16)>) -> DeviceFacts {
         DeviceFacts {
@@ -325,6 +427,6 @@ mod tests {
         assert!(found.iter().all(|candidate| !candidate.reason.is_empty()));
         let text = serde_json::to_string(&found).unwrap_or_default();
         assert!(text.contains(r#""driver":"testcard""#), "{text}");
-        assert!(open(&Choice::Testcard, None, FrameRate::hz(30)).is_err());
+        assert!(open(&Choice::Testcard, None, FrameRate::hz(30), None).is_err());
     }
 }

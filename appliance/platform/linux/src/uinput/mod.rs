@@ -1,24 +1,26 @@
 //! Virtual input devices by uinput: what the operator's devices become on the target.
 //!
 //! A twin keeps the name, ids and capabilities of its original, so that libinput, udev and the kernel treat it the same
-//! way. Its physical path begins with [`PHYS_PREFIX`], by which our own grabbers leave it alone.
+//! way. Only the noise filter of absolute axes (`fuzz`) is left out: the original's kernel has filtered, and filtering
+//! twice would lose motion. Its physical path begins with [`PHYS_PREFIX`], by which our own grabbers leave it alone.
 
-use std::fs::OpenOptions;
+mod node;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use evdevil::event::{
-    Abs, EventType as RawType, InputEvent as RawEvent, Key, Led, Misc, Rel, Switch,
-};
-use evdevil::uinput::{AbsSetup, Builder, UinputDevice};
-use evdevil::{AbsInfo, Bus, InputId, InputProp};
+use evdevil::event::{EventType as RawType, InputEvent as RawEvent};
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::{InputSink, SinkError, SinkFeedback};
 use soft_kvm_protocol::input::{
     DeviceDescriptor, DeviceId, EventType, InputEvent, LedState, MAX_EVENTS, Repeat,
 };
+
+use crate::broker::{self, Kind};
+
+use node::Node;
 
 /// Where the kernel makes virtual input devices.
 pub const UINPUT: &str = "/dev/uinput";
@@ -60,7 +62,7 @@ impl From<io::Error> for ProbeError {
 /// # Errors
 /// With the reason and what to do.
 pub fn probe() -> Result<(), ProbeError> {
-    OpenOptions::new().read(true).write(true).open(UINPUT)?;
+    broker::open(Kind::Uinput, Path::new(UINPUT)).map(drop)?;
     Ok(())
 }
 
@@ -74,7 +76,7 @@ pub struct UinputSink {
 #[derive(Debug)]
 struct Twin {
     id: DeviceId,
-    device: UinputDevice,
+    device: Node,
     leds: LedState,
     repeat: Option<Repeat>,
 }
@@ -221,22 +223,8 @@ fn write_all(fd: BorrowedFd<'_>, events: &[RawEvent]) -> io::Result<()> {
     }
 }
 
-fn create(device: &DeviceDescriptor) -> io::Result<UinputDevice> {
-    let id = InputId::new(
-        Bus::from_raw(device.bus.0),
-        device.vendor.0,
-        device.product.0,
-        device.version.0,
-    );
-    let mut builder = UinputDevice::builder()?
-        .with_input_id(id)?
-        .with_phys(&format!("{PHYS_PREFIX}{}", device.id.0))?;
-    builder = with_codes(builder, device)?;
-    if device.repeat.is_some() {
-        builder = builder.with_key_repeat()?;
-    }
-    let made = builder.build(&DeviceDescriptor::clean_name(&device.name))?;
-    made.set_nonblocking(true)?;
+fn create(device: &DeviceDescriptor) -> io::Result<Node> {
+    let made = Node::create(device)?;
     if let Some(repeat) = device.repeat {
         let value = |milliseconds| i32::try_from(milliseconds).unwrap_or(i32::MAX);
         let setting =
@@ -251,42 +239,8 @@ fn create(device: &DeviceDescriptor) -> io::Result<UinputDevice> {
     Ok(made)
 }
 
-fn with_codes(mut builder: Builder, device: &DeviceDescriptor) -> io::Result<Builder> {
-    // An empty list must not announce its event type.
-    if !device.keys.is_empty() {
-        builder = builder.with_keys(device.keys.iter().map(|key| Key::from_raw(key.0)))?;
-    }
-    if !device.relative.is_empty() {
-        builder = builder.with_rel_axes(device.relative.iter().map(|code| Rel::from_raw(*code)))?;
-    }
-    if !device.absolute.is_empty() {
-        builder = builder.with_abs_axes(device.absolute.iter().map(|axis| {
-            let info = AbsInfo::new(axis.minimum, axis.maximum)
-                .with_fuzz(axis.fuzz)
-                .with_flat(axis.flat)
-                .with_resolution(axis.resolution);
-            AbsSetup::new(Abs::from_raw(axis.code), info)
-        }))?;
-    }
-    if !device.misc.is_empty() {
-        builder = builder.with_misc(device.misc.iter().map(|code| Misc::from_raw(*code)))?;
-    }
-    if !device.switches.is_empty() {
-        let switches = device.switches.iter().map(|code| Switch::from_raw(*code));
-        builder = builder.with_switches(switches)?;
-    }
-    if !device.leds.is_empty() {
-        builder = builder.with_leds(device.leds.iter().map(|code| Led::from_raw(*code)))?;
-    }
-    let properties = device
-        .properties
-        .iter()
-        .filter_map(|code| u8::try_from(*code).ok());
-    builder.with_props(properties.map(InputProp::from_raw))
-}
-
 /// The event node of a new device, once it exists: found by its folder in sysfs.
-fn wait_for_node(device: &UinputDevice) -> io::Result<PathBuf> {
+fn wait_for_node(device: &Node) -> io::Result<PathBuf> {
     let folder = PathBuf::from("/sys/devices/virtual/input").join(device.sysname()?);
     let start = Instant::now();
     loop {

@@ -145,6 +145,10 @@ kernel_struct!(
     }
 );
 kernel_struct!(
+    /// `struct v4l2_exportbuffer`.
+    ExportBuffer { type_: u32, index: u32, plane: u32, flags: u32, fd: i32, reserved: [u32; 11] }
+);
+kernel_struct!(
     /// `struct v4l2_input`.
     Input {
         index: u32, name: [u8; 32], type_: u32, audioset: u32, tuner: u32, std: u64, status: u32,
@@ -204,6 +208,15 @@ kernel_struct!(
     }
 );
 
+kernel_struct!(
+    /// `struct v4l2_edid`; `edid` is a pointer to the blocks.
+    EdidBlocks { pad: u32, start_block: u32, blocks: u32, reserved: [u32; 5], edid: usize }
+);
+kernel_struct!(
+    /// `struct v4l2_control`.
+    ControlValue { id: u32, value: i32 }
+);
+
 /// `V4L2_BUF_TYPE_VIDEO_CAPTURE`.
 pub(super) const CAPTURE: u32 = 1;
 /// `V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE`.
@@ -212,6 +225,29 @@ pub(super) const CAPTURE_MPLANE: u32 = 9;
 pub(super) const MEMORY_MMAP: u32 = 1;
 /// `V4L2_FIELD_NONE`: progressive.
 pub(super) const FIELD_NONE: u32 = 1;
+/// `V4L2_PIX_FMT_PRIV_MAGIC`.
+pub(super) const PIX_FMT_PRIV_MAGIC: u32 = 0xfeed_cafe;
+/// `enum v4l2_colorspace`, as far as it is used.
+pub(super) mod colorspace {
+    pub(in super::super) const SMPTE170M: u32 = 1;
+    pub(in super::super) const SMPTE240M: u32 = 2;
+    pub(in super::super) const REC709: u32 = 3;
+    pub(in super::super) const JPEG: u32 = 7;
+    pub(in super::super) const SRGB: u32 = 8;
+    pub(in super::super) const BT2020: u32 = 10;
+    pub(in super::super) const DCI_P3: u32 = 12;
+}
+/// `enum v4l2_ycbcr_encoding`, as far as it is written.
+pub(super) mod ycbcr_enc {
+    pub(in super::super) const BT601: u8 = 1;
+    pub(in super::super) const BT709: u8 = 2;
+    pub(in super::super) const BT2020: u8 = 6;
+}
+/// `enum v4l2_quantization`.
+pub(super) mod quantization {
+    pub(in super::super) const FULL: u8 = 1;
+    pub(in super::super) const LIMITED: u8 = 2;
+}
 /// `V4L2_CAP_VIDEO_CAPTURE`.
 pub(super) const CAP_CAPTURE: u32 = 0x1;
 /// `V4L2_CAP_VIDEO_CAPTURE_MPLANE`.
@@ -236,11 +272,15 @@ pub(super) const BUF_ERROR: u32 = 0x40;
 pub(super) const BUF_TIMESTAMP_MASK: u32 = 0xe000;
 /// See [`BUF_TIMESTAMP_MASK`].
 pub(super) const BUF_TIMESTAMP_MONOTONIC: u32 = 0x2000;
+/// `V4L2_EVENT_CTRL`: a control's value has changed.
+pub(super) const EVENT_CTRL: u32 = 3;
+/// `V4L2_CID_DV_RX_POWER_PRESENT`: a bit for each input, set while a source at its other end has 5 V on.
+pub(super) const CID_DV_RX_POWER_PRESENT: u32 = 0x00a0_0964;
 /// `V4L2_EVENT_SOURCE_CHANGE`.
 pub(super) const EVENT_SOURCE_CHANGE: u32 = 5;
 
 /// `_IOC(direction, 'V', number, size)` of `<asm-generic/ioctl.h>`; read is 2, write 1.
-const fn code<T>(direction: u64, number: u64) -> u64 {
+pub(super) const fn code<T>(direction: u64, number: u64) -> u64 {
     direction << 30 | (size_of::<T>() as u64) << 16 | (b'V' as u64) << 8 | number
 }
 
@@ -255,6 +295,7 @@ pub(super) mod request {
     pub(in super::super) const REQBUFS: u64 = code::<RequestBuffers>(3, 8);
     pub(in super::super) const QUERYBUF: u64 = code::<Buffer>(3, 9);
     pub(in super::super) const QBUF: u64 = code::<Buffer>(3, 15);
+    pub(in super::super) const EXPBUF: u64 = code::<ExportBuffer>(3, 16);
     pub(in super::super) const DQBUF: u64 = code::<Buffer>(3, 17);
     pub(in super::super) const STREAMON: u64 = code::<i32>(1, 18);
     pub(in super::super) const STREAMOFF: u64 = code::<i32>(1, 19);
@@ -262,6 +303,9 @@ pub(super) mod request {
     pub(in super::super) const ENUMINPUT: u64 = code::<Input>(3, 26);
     pub(in super::super) const G_INPUT: u64 = code::<i32>(2, 38);
     pub(in super::super) const S_INPUT: u64 = code::<i32>(3, 39);
+    pub(in super::super) const G_CTRL: u64 = code::<ControlValue>(3, 27);
+    pub(in super::super) const G_EDID: u64 = code::<EdidBlocks>(3, 40);
+    pub(in super::super) const S_EDID: u64 = code::<EdidBlocks>(3, 41);
     pub(in super::super) const ENUM_FRAMESIZES: u64 = code::<FrmSizeEnum>(3, 74);
     pub(in super::super) const ENUM_FRAMEINTERVALS: u64 = code::<FrmIvalEnum>(3, 75);
     pub(in super::super) const S_DV_TIMINGS: u64 = code::<DvTimings>(3, 87);
@@ -270,13 +314,43 @@ pub(super) mod request {
     pub(in super::super) const QUERY_DV_TIMINGS: u64 = code::<DvTimings>(2, 99);
 }
 
+/// Compares the header's expressions with our values, where the machine has the header and a compiler.
+#[cfg(test)]
+pub(super) fn compare_with_header(facts: &[(&str, u64)]) -> std::io::Result<()> {
+    use std::fmt::Write as _;
+    use std::process::Command;
+
+    let header = std::path::Path::new("/usr/include/linux/videodev2.h").exists();
+    if !header || Command::new("cc").arg("--version").output().is_err() {
+        return Ok(());
+    }
+    let mut source = String::from("#include <stddef.h>\n#include <linux/videodev2.h>\n");
+    for (expression, value) in facts {
+        let _ = writeln!(
+            source,
+            "_Static_assert((unsigned long)({expression}) == {value}ul, \"{expression} is not {value}\");"
+        );
+    }
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("layout.c");
+    std::fs::write(&file, source)?;
+    let output = Command::new("cc")
+        .arg("-fsyntax-only")
+        .arg(&file)
+        .output()?;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 #[cfg(target_pointer_width = "64")]
 mod tests {
     use super::*;
-    use std::fmt::Write as _;
     use std::mem::offset_of;
-    use std::process::Command;
 
     /// The header's expression and our value.
     fn facts() -> Vec<(&'static str, u64)> {
@@ -289,6 +363,7 @@ mod tests {
             ("VIDIOC_REQBUFS", request::REQBUFS),
             ("VIDIOC_QUERYBUF", request::QUERYBUF),
             ("VIDIOC_QBUF", request::QBUF),
+            ("VIDIOC_EXPBUF", request::EXPBUF),
             ("VIDIOC_DQBUF", request::DQBUF),
             ("VIDIOC_STREAMON", request::STREAMON),
             ("VIDIOC_STREAMOFF", request::STREAMOFF),
@@ -296,6 +371,18 @@ mod tests {
             ("VIDIOC_ENUMINPUT", request::ENUMINPUT),
             ("VIDIOC_G_INPUT", request::G_INPUT),
             ("VIDIOC_S_INPUT", request::S_INPUT),
+            ("VIDIOC_G_CTRL", request::G_CTRL),
+            ("VIDIOC_G_EDID", request::G_EDID),
+            ("VIDIOC_S_EDID", request::S_EDID),
+            (
+                "offsetof(struct v4l2_edid, edid)",
+                n(offset_of!(EdidBlocks, edid)),
+            ),
+            ("V4L2_EVENT_CTRL", u64::from(EVENT_CTRL)),
+            (
+                "V4L2_CID_DV_RX_POWER_PRESENT",
+                u64::from(CID_DV_RX_POWER_PRESENT),
+            ),
             ("VIDIOC_ENUM_FRAMESIZES", request::ENUM_FRAMESIZES),
             ("VIDIOC_ENUM_FRAMEINTERVALS", request::ENUM_FRAMEINTERVALS),
             ("VIDIOC_S_DV_TIMINGS", request::S_DV_TIMINGS),
@@ -355,6 +442,10 @@ mod tests {
                 n(offset_of!(Buffer, length)),
             ),
             (
+                "offsetof(struct v4l2_exportbuffer, fd)",
+                n(offset_of!(ExportBuffer, fd)),
+            ),
+            (
                 "offsetof(struct v4l2_streamparm, parm.capture.timeperframe)",
                 n(offset_of!(StreamParm, numerator)),
             ),
@@ -399,6 +490,27 @@ mod tests {
             ),
             ("V4L2_MEMORY_MMAP", u64::from(MEMORY_MMAP)),
             ("V4L2_FIELD_NONE", u64::from(FIELD_NONE)),
+            ("V4L2_PIX_FMT_PRIV_MAGIC", u64::from(PIX_FMT_PRIV_MAGIC)),
+            ("V4L2_COLORSPACE_SMPTE170M", colorspace::SMPTE170M.into()),
+            ("V4L2_COLORSPACE_SMPTE240M", colorspace::SMPTE240M.into()),
+            ("V4L2_COLORSPACE_REC709", colorspace::REC709.into()),
+            ("V4L2_COLORSPACE_JPEG", colorspace::JPEG.into()),
+            ("V4L2_COLORSPACE_SRGB", colorspace::SRGB.into()),
+            ("V4L2_COLORSPACE_BT2020", colorspace::BT2020.into()),
+            ("V4L2_COLORSPACE_DCI_P3", colorspace::DCI_P3.into()),
+            ("V4L2_YCBCR_ENC_601", ycbcr_enc::BT601.into()),
+            ("V4L2_YCBCR_ENC_709", ycbcr_enc::BT709.into()),
+            ("V4L2_YCBCR_ENC_BT2020", ycbcr_enc::BT2020.into()),
+            ("V4L2_QUANTIZATION_FULL_RANGE", quantization::FULL.into()),
+            ("V4L2_QUANTIZATION_LIM_RANGE", quantization::LIMITED.into()),
+            (
+                "offsetof(struct v4l2_pix_format, quantization)",
+                n(offset_of!(PixFormat, quantization)),
+            ),
+            (
+                "offsetof(struct v4l2_pix_format_mplane, quantization)",
+                n(offset_of!(PixFormatMplane, quantization)),
+            ),
             ("V4L2_CAP_VIDEO_CAPTURE", u64::from(CAP_CAPTURE)),
             (
                 "V4L2_CAP_VIDEO_CAPTURE_MPLANE",
@@ -461,29 +573,6 @@ mod tests {
 
     #[test]
     fn layout_is_that_of_the_machines_header() -> std::io::Result<()> {
-        let header = std::path::Path::new("/usr/include/linux/videodev2.h").exists();
-        if !header || Command::new("cc").arg("--version").output().is_err() {
-            return Ok(());
-        }
-        let mut source = String::from("#include <stddef.h>\n#include <linux/videodev2.h>\n");
-        for (expression, value) in facts() {
-            let _ = writeln!(
-                source,
-                "_Static_assert((unsigned long)({expression}) == {value}ul, \"{expression} is not {value}\");"
-            );
-        }
-        let folder = tempfile::tempdir()?;
-        let file = folder.path().join("layout.c");
-        std::fs::write(&file, source)?;
-        let output = Command::new("cc")
-            .arg("-fsyntax-only")
-            .arg(&file)
-            .output()?;
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        compare_with_header(&facts())
     }
 }

@@ -1,17 +1,18 @@
 //! The three states of an opened device, in the kernel's order of calls.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
 use soft_kvm_core::{FrameRate, Size};
 use soft_kvm_video::source::{NoPicture, SourceError};
 
+use crate::broker::{self, Kind};
+
 use super::V4l2Options;
 use super::abi;
+use super::edid::{self, Edid};
 use super::format::{self, Layout, PlanePlace};
 use super::ioctl::{self, Api, SetFormat, Signal};
 use super::jpeg::JpegPool;
@@ -63,13 +64,9 @@ pub(super) struct Running {
 impl Device {
     pub(super) fn open(options: &V4l2Options) -> Result<Self, SourceError> {
         let name = options.device.display().to_string();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(&options.device)
-            .map_err(|error| open_error(&name, error))?;
-        let fd = Arc::new(OwnedFd::from(file));
+        let fd =
+            broker::open(Kind::Video, &options.device).map_err(|error| open_error(&name, error))?;
+        let fd = Arc::new(fd);
         let fail = |action| {
             let name = &name;
             move |errno| failed(name, action, errno)
@@ -96,6 +93,7 @@ impl Device {
         }
         let current = ioctl::get_input(&fd).unwrap_or(0);
         ioctl::subscribe_source_change(&fd, current);
+        tell_edid(&fd, &name, current, options.edid.as_ref());
         Ok(Self {
             fd,
             name,
@@ -114,7 +112,15 @@ impl Device {
         let signal = ioctl::query_dv_timings(&self.fd).map_err(fail("VIDIOC_QUERY_DV_TIMINGS"))?;
         let timings = match signal {
             None => None,
-            Some(Signal::Nothing) => return Ok(Setup::NoPicture(NoPicture::NoSignal)),
+            Some(Signal::Nothing) => {
+                let cable = ioctl::power_present(&self.fd) != Some(false);
+                let reason = if cable {
+                    NoPicture::NoSignal
+                } else {
+                    NoPicture::NoCable
+                };
+                return Ok(Setup::NoPicture(reason));
+            }
             Some(Signal::NoLock) => return Ok(Setup::NoPicture(NoPicture::NoLock)),
             Some(Signal::OutOfRange) => return Ok(Setup::NoPicture(NoPicture::OutOfRange)),
             Some(Signal::Timings(timings)) => Some(timings),
@@ -185,8 +191,12 @@ impl Device {
         };
         let count =
             ioctl::request_buffers(&self.fd, self.api, BUFFERS).map_err(fail("VIDIOC_REQBUFS"))?;
-        let pool =
-            BufferPool::new(&self.fd, self.api, count, configured.places).map_err(|error| {
+        let fourcc = match configured.layout {
+            Layout::Raw(pixels) => format::drm_fourcc(pixels),
+            Layout::Jpeg => None,
+        };
+        let pool = BufferPool::new(&self.fd, self.api, count, configured.places, fourcc).map_err(
+            |error| {
                 // Unmapped by now: give the kernel's side back too.
                 let _ = ioctl::request_buffers(&self.fd, self.api, 0);
                 SourceError::Io {
@@ -194,7 +204,8 @@ impl Device {
                     action: "mapping buffers",
                     source: error,
                 }
-            })?;
+            },
+        )?;
         let running = Running {
             fd: Arc::clone(&self.fd),
             api: self.api,
@@ -270,6 +281,35 @@ fn no_format(options: &V4l2Options) -> String {
     match options.format {
         Some(format) => format!("does not offer the format {format}: leave the format out"),
         None => "offers no pixel format that can be used".to_owned(),
+    }
+}
+
+/// Writes the wanted EDID, or a built-in one if the input has none: without one most machines send nothing.
+fn tell_edid(fd: &OwnedFd, device: &str, input: u32, wanted: Option<&Edid>) {
+    let Some(now) = ioctl::get_edid(fd, input) else {
+        if wanted.is_some() {
+            tracing::warn!(
+                device,
+                "takes no EDID: the machine sees what the device says itself"
+            );
+        }
+        return;
+    };
+    let built_in = now.is_empty().then(|| Edid::built_in("1080p30")).flatten();
+    let Some(edid) = wanted.or(built_in.as_ref()) else {
+        return;
+    };
+    // Writing it interrupts the signal.
+    if edid.bytes() == now {
+        return;
+    }
+    match ioctl::set_edid(fd, input, edid) {
+        Ok(()) => tracing::info!(
+            device,
+            blocks = edid.bytes().len() / edid::BLOCK,
+            "EDID written"
+        ),
+        Err(error) => tracing::warn!(device, %error, "VIDIOC_S_EDID: the old EDID stays"),
     }
 }
 

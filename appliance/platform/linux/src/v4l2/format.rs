@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use drm::buffer::DrmFourcc;
 use nix::errno::Errno;
 use soft_kvm_core::{FourCc, FrameRate, Size};
 use soft_kvm_video::frame::PixelFormat;
@@ -39,6 +40,23 @@ pub(super) fn layout(format: FourCc) -> Option<Layout> {
     FORMATS
         .iter()
         .find_map(|(code, layout)| (*code == format).then_some(*layout))
+}
+
+/// The DRM format (`<drm/drm_fourcc.h>`) with the same bytes in memory; DRM names RGB from the highest bit of a
+/// little-endian number, V4L2 from the first byte.
+pub(super) fn drm_fourcc(format: PixelFormat) -> Option<u32> {
+    let fourcc = match format {
+        PixelFormat::Nv12 => DrmFourcc::Nv12,
+        PixelFormat::I420 => DrmFourcc::Yuv420,
+        PixelFormat::Yuyv => DrmFourcc::Yuyv,
+        PixelFormat::Uyvy => DrmFourcc::Uyvy,
+        PixelFormat::Rgb24 => DrmFourcc::Bgr888,
+        PixelFormat::Bgr24 => DrmFourcc::Rgb888,
+        PixelFormat::Bgrx => DrmFourcc::Xrgb8888,
+        PixelFormat::Rgbx => DrmFourcc::Xbgr8888,
+        _ => return None,
+    };
+    Some(fourcc as u32)
 }
 
 /// One way to run the device.
@@ -180,6 +198,8 @@ pub(super) fn places(set: &SetFormat, format: PixelFormat) -> Option<Vec<PlanePl
 
 #[cfg(test)]
 mod tests {
+    use soft_kvm_video::frame::Colorimetry;
+
     use super::*;
 
     const HD: Size = Size::new(1920, 1080);
@@ -210,6 +230,28 @@ mod tests {
         assert_eq!(choose(&dongle, HD, rate, Some(FourCc::new(b"H264"))), None);
     }
 
+    /// `DRM_FORMAT_*` of `<drm/drm_fourcc.h>`; the byte orders stand in its comments.
+    #[test]
+    fn drm_formats_have_the_same_bytes() {
+        let cases = [
+            (PixelFormat::Nv12, b"NV12"),
+            (PixelFormat::I420, b"YU12"),
+            (PixelFormat::Yuyv, b"YUYV"),
+            (PixelFormat::Uyvy, b"UYVY"),
+            (PixelFormat::Rgb24, b"BG24"),
+            (PixelFormat::Bgr24, b"RG24"),
+            (PixelFormat::Bgrx, b"XR24"),
+            (PixelFormat::Rgbx, b"XB24"),
+        ];
+        for (format, code) in cases {
+            assert_eq!(
+                drm_fourcc(format),
+                Some(u32::from_le_bytes(*code)),
+                "{format:?}"
+            );
+        }
+    }
+
     #[test]
     fn ranges_are_stepped() {
         let (least, most) = (Size::new(48, 48), Size::new(1280, 720));
@@ -226,6 +268,7 @@ mod tests {
             size: Size::new(640, 480),
             strides: [0; 8],
             planes: 1,
+            color: Colorimetry::default(),
         };
         set.strides[0] = 704;
         let found = places(&set, PixelFormat::Nv12).unwrap_or_default();

@@ -1,11 +1,14 @@
 //! One function per ioctl: inputs as arguments, outputs as checked types.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use soft_kvm_core::{FourCc, FrameRate, MonoTime, Size};
+use soft_kvm_video::frame::Colorimetry;
 
 use super::abi::{self, Zeroed, request};
+use super::color::Fields;
+use super::edid::{self, Edid};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -29,7 +32,7 @@ impl Api {
 pub(super) const PLANES_MAX: usize = 8;
 
 // SAFETY of callers: `argument` is the structure that `request` was made from.
-unsafe fn call<T>(fd: &impl AsFd, request: u64, argument: &mut T) -> Result<()> {
+pub(super) unsafe fn call<T>(fd: &impl AsFd, request: u64, argument: &mut T) -> Result<()> {
     loop {
         // SAFETY: the descriptor is open, and by the caller's word the kernel reads and writes at most `T`.
         let done = unsafe {
@@ -137,6 +140,8 @@ pub(super) struct SetFormat {
     pub(super) strides: [u32; PLANES_MAX],
     /// Planes in memory.
     pub(super) planes: usize,
+    /// What the samples mean.
+    pub(super) color: Colorimetry,
 }
 
 pub(super) fn get_format(fd: &impl AsFd, api: Api) -> Result<SetFormat> {
@@ -180,11 +185,20 @@ fn read_format(raw: &abi::Format, api: Api) -> SetFormat {
             // SAFETY: the union was all zeros at first, and any bits are a value of its numbers.
             let pix = unsafe { raw.fmt.pix };
             strides[0] = pix.bytesperline;
+            let (format, size) = (FourCc(pix.pixelformat), Size::new(pix.width, pix.height));
+            // Before `V4L2_PIX_FMT_PRIV_MAGIC` the last fields were not there.
+            let extended = pix.priv_ == abi::PIX_FMT_PRIV_MAGIC;
+            let color = Fields {
+                colorspace: pix.colorspace,
+                ycbcr_enc: if extended { pix.ycbcr_enc } else { 0 },
+                quantization: if extended { pix.quantization } else { 0 },
+            };
             SetFormat {
-                format: FourCc(pix.pixelformat),
-                size: Size::new(pix.width, pix.height),
+                format,
+                size,
                 strides,
                 planes: 1,
+                color: color.colorimetry(format, size),
             }
         }
         Api::Multi => {
@@ -194,11 +208,18 @@ fn read_format(raw: &abi::Format, api: Api) -> SetFormat {
             for (stride, plane) in strides.iter_mut().zip(planes) {
                 *stride = plane.bytesperline;
             }
+            let (format, size) = (FourCc(pix.pixelformat), Size::new(pix.width, pix.height));
+            let color = Fields {
+                colorspace: pix.colorspace,
+                ycbcr_enc: pix.ycbcr_enc.into(),
+                quantization: pix.quantization.into(),
+            };
             SetFormat {
-                format: FourCc(pix.pixelformat),
-                size: Size::new(pix.width, pix.height),
+                format,
+                size,
                 strides,
                 planes: usize::from(pix.num_planes).clamp(1, PLANES_MAX),
+                color: color.colorimetry(format, size),
             }
         }
     }
@@ -261,6 +282,16 @@ pub(super) fn query_buffer(
             Ok((places, count))
         }
     }
+}
+
+/// Makes a DMA-BUF of a buffer's plane in memory, for other devices to read; it stays valid after the buffers are freed.
+pub(super) fn export_buffer(fd: &impl AsFd, api: Api, index: u32, plane: u32) -> Result<OwnedFd> {
+    let mut raw = abi::ExportBuffer::zeroed();
+    (raw.type_, raw.index, raw.plane) = (api.buffer_type(), index, plane);
+    raw.flags = (libc::O_CLOEXEC | libc::O_RDONLY).cast_unsigned();
+    ioctl!(fd, EXPBUF, &mut raw)?;
+    // SAFETY: the kernel made the descriptor for this call; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw.fd) })
 }
 
 pub(super) fn queue_buffer(fd: &impl AsFd, api: Api, index: u32) -> Result<()> {
@@ -400,18 +431,61 @@ pub(super) fn timings_rate(timings: &abi::DvTimings) -> Option<FrameRate> {
     (hz > 0).then(|| FrameRate::hz(u32::try_from(hz).unwrap_or(u32::MAX)))
 }
 
-/// Asks for source changes as events (`POLLPRI`); `false` if the driver has none.
-pub(super) fn subscribe_source_change(fd: &impl AsFd, input: u32) -> bool {
-    let mut raw = abi::EventSubscription::zeroed();
-    (raw.type_, raw.id) = (abi::EVENT_SOURCE_CHANGE, input);
-    ioctl!(fd, SUBSCRIBE_EVENT, &mut raw).is_ok()
+/// Asks for changes of the source and of its 5 V as events (`POLLPRI`), as far as the driver has them.
+pub(super) fn subscribe_source_change(fd: &impl AsFd, input: u32) {
+    for (kind, id) in [
+        (abi::EVENT_SOURCE_CHANGE, input),
+        (abi::EVENT_CTRL, abi::CID_DV_RX_POWER_PRESENT),
+    ] {
+        let mut raw = abi::EventSubscription::zeroed();
+        (raw.type_, raw.id) = (kind, id);
+        // Without events the signal is looked at from time to time.
+        let _ = ioctl!(fd, SUBSCRIBE_EVENT, &mut raw);
+    }
 }
 
-/// Takes one event out: `Some(true)` for a change of the source, `None` when there is none.
+/// Takes one event out: `Some(true)` for a change of the source or of its 5 V, `None` when there is none.
 pub(super) fn dequeue_event(fd: &impl AsFd) -> Option<bool> {
     let mut raw = abi::Event::zeroed();
     ioctl!(fd, DQEVENT, &mut raw).ok()?;
-    Some(raw.type_ == abi::EVENT_SOURCE_CHANGE)
+    Some(matches!(
+        raw.type_,
+        abi::EVENT_SOURCE_CHANGE | abi::EVENT_CTRL
+    ))
+}
+
+/// Whether a source at the cable's other end has its 5 V on, on any connector of the device; `None` where the driver
+/// does not tell.
+pub(super) fn power_present(fd: &impl AsFd) -> Option<bool> {
+    let mut raw = abi::ControlValue::zeroed();
+    raw.id = abi::CID_DV_RX_POWER_PRESENT;
+    ioctl!(fd, G_CTRL, &mut raw).ok()?;
+    Some(raw.value != 0)
+}
+
+/// An input's EDID; empty if it has none, `None` if the device has none to read.
+pub(super) fn get_edid(fd: &impl AsFd, input: u32) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; edid::BLOCK * edid::BLOCKS_MAX];
+    let mut raw = abi::EdidBlocks::zeroed();
+    (raw.pad, raw.blocks) = (input, 256);
+    raw.edid = bytes.as_mut_ptr().expose_provenance();
+    match ioctl!(fd, G_EDID, &mut raw) {
+        Ok(()) => bytes.truncate(usize::try_from(raw.blocks).unwrap_or(0) * edid::BLOCK),
+        // The documented answer of an input without one.
+        Err(Errno::ENODATA) => bytes.clear(),
+        Err(_) => return None,
+    }
+    Some(bytes)
+}
+
+/// Writes an input's EDID; the driver takes its hot plug line down and up, and the source looks anew.
+pub(super) fn set_edid(fd: &impl AsFd, input: u32, edid: &Edid) -> Result<()> {
+    let mut bytes = edid.bytes().to_vec();
+    let mut raw = abi::EdidBlocks::zeroed();
+    raw.pad = input;
+    raw.blocks = u32::try_from(bytes.len() / edid::BLOCK).unwrap_or(0);
+    raw.edid = bytes.as_mut_ptr().expose_provenance();
+    ioctl!(fd, S_EDID, &mut raw)
 }
 
 /// A buffer argument. `planes` has to outlive the call that it is for.
@@ -439,7 +513,7 @@ fn rate(numerator: u32, denominator: u32) -> FrameRate {
 }
 
 /// `EINVAL` ends a list; `ENOTTY` and `ENODATA` say that there is none.
-fn listed(result: Result<()>) -> Result<Option<()>> {
+pub(super) fn listed(result: Result<()>) -> Result<Option<()>> {
     match result {
         Ok(()) => Ok(Some(())),
         Err(Errno::EINVAL | Errno::ENOTTY | Errno::ENODATA) => Ok(None),

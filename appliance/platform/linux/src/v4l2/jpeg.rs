@@ -1,6 +1,7 @@
 //! MJPEG to pixels, into a few long-lived buffers.
 
 use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -72,7 +73,10 @@ impl JpegPool {
             .completed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if decode_into(complete(jpeg, &mut completed), self.size, pixels).is_some() {
+        let jpeg = complete(jpeg, &mut completed);
+        // The decoder asserts where it should refuse; a device's bytes must not end the capture thread.
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode_into(jpeg, self.size, pixels)));
+        if matches!(decoded, Ok(Some(()))) {
             Decoded::Picture(u32::try_from(index).unwrap_or(0))
         } else {
             picture.lent.store(false, Ordering::Release);
@@ -103,9 +107,53 @@ fn complete<'a>(jpeg: &'a [u8], completed: &'a mut Vec<u8>) -> &'a [u8] {
     jpeg
 }
 
+/// Whether it is what cameras and dongles send: one baseline frame, grey or 4:4:4, 4:2:2 or 4:2:0 (ITU-T T.81 B.2.2).
+/// The decoder panics on some other sampling factors.
+fn is_ordinary(jpeg: &[u8]) -> bool {
+    const SOF_BASELINE: u8 = 0xc0;
+    const SOS: u8 = 0xda;
+    let mut frames = 0;
+    let mut at = 2;
+    while let Some([0xff, marker, high, low]) = jpeg.get(at..).and_then(<[u8]>::first_chunk) {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        match *marker {
+            SOS => return frames == 1,
+            SOF_BASELINE => {
+                frames += 1;
+                // Behind the length: precision, height, width; then for each component id, sampling, table.
+                let Some([_, _, _, _, _, components, rest @ ..]) = jpeg.get(at + 4..) else {
+                    return false;
+                };
+                let sampling = |index: usize| rest.get(index * 3 + 1).copied();
+                let factors =
+                    [sampling(0), sampling(1), sampling(2)].map(Option::unwrap_or_default);
+                // Each 4 bits across and down. 22 over 12 is 4:2:2 as FFmpeg writes it.
+                let known = match (components, factors) {
+                    (1, [luma, ..]) => luma == 0x11,
+                    (3, [luma, cb, cr]) => {
+                        cb == cr && matches!((luma, cb), (0x11 | 0x21 | 0x22, 0x11) | (0x22, 0x12))
+                    }
+                    _ => false,
+                };
+                if !known {
+                    return false;
+                }
+            }
+            // Other kinds of frames; C4, C8 and CC are none.
+            0xc1..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => return false,
+            _ => {}
+        }
+        at += 2 + length;
+    }
+    false
+}
+
 fn decode_into(jpeg: &[u8], size: Size, pixels: &mut [u8]) -> Option<()> {
     // Cameras pad their buffers; a picture without its end marker was cut off on the way.
     let end = jpeg.windows(2).rposition(|pair| pair == [0xff, 0xd9])? + 2;
+    if !is_ordinary(jpeg) {
+        return None;
+    }
     let (width, height) = (size.width as usize, size.height as usize);
     let options = DecoderOptions::default()
         .set_max_width(width)

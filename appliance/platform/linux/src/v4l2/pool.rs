@@ -1,7 +1,7 @@
 //! Mapped buffers, lent out as frames and queued again when they come back.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,16 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use soft_kvm_video::frame::{FramePool, Plane};
+use soft_kvm_video::frame::{DmaBuf, DmaPlane, FramePool, Plane};
 
 use super::format::PlanePlace;
 use super::ioctl::{self, Api};
 
 /// A shared read-only mapping of device memory.
+///
+/// The kernel makes it readable for the CPU when it gives the buffer out (`VIDIOC_DQBUF`).
 #[derive(Debug)]
 struct Mapping {
     start: NonNull<libc::c_void>,
     len: usize,
+    /// The same memory for other devices, if the driver exports it.
+    export: Option<OwnedFd>,
     /// Where the data of the buffer's last picture begins, as the driver said.
     data: AtomicUsize,
 }
@@ -46,6 +50,7 @@ impl Mapping {
         Ok(Self {
             start,
             len: len.get(),
+            export: None,
             data: AtomicUsize::new(0),
         })
     }
@@ -75,28 +80,44 @@ pub(super) struct BufferPool {
     api: Api,
     mappings: Vec<Vec<Mapping>>,
     places: Vec<PlanePlace>,
-    /// Whether buffers that come back are queued again. Held while queueing, so that none gets into the
-    /// queue of a later run.
-    running: Mutex<bool>,
+    /// `DRM_FORMAT_*` of the pictures in exported buffers.
+    fourcc: Option<u32>,
+    /// Held while queueing, so that no buffer gets into the queue of a later run.
+    queue: Mutex<Queue>,
+}
+
+/// Whether and which buffers are queued again.
+#[derive(Debug)]
+struct Queue {
+    /// Buffers that come back are queued again.
+    running: bool,
+    /// Bits of buffers that came back when the driver refused them: tried again with the next.
+    refused: u64,
 }
 
 impl BufferPool {
-    /// Maps all buffers, and queues them.
+    /// Maps all buffers, exports them if their pictures have a DRM format and the driver can, and queues them.
     pub(super) fn new(
         fd: &Arc<OwnedFd>,
         api: Api,
         count: u32,
         places: Vec<PlanePlace>,
+        fourcc: Option<u32>,
     ) -> io::Result<Self> {
         let mut mappings = Vec::new();
         for index in 0..count {
             let (memory, planes) = ioctl::query_buffer(fd, api, index)?;
-            let maps: io::Result<Vec<_>> = memory
-                .iter()
-                .take(planes)
-                .map(|place| Mapping::new(fd, place.offset, place.length))
-                .collect();
-            let maps = maps?;
+            let mut maps = Vec::new();
+            for (plane, place) in (0..).zip(memory.iter().take(planes)) {
+                let mut map = Mapping::new(fd, place.offset, place.length)?;
+                if fourcc.is_some() {
+                    let export = ioctl::export_buffer(fd, api, index, plane);
+                    map.export = export
+                        .inspect_err(|error| tracing::debug!(index, plane, %error, "VIDIOC_EXPBUF"))
+                        .ok();
+                }
+                maps.push(map);
+            }
             let fits = |place: &PlanePlace| {
                 maps.get(place.memory)
                     .is_some_and(|map| place.offset + place.len <= map.len)
@@ -112,7 +133,11 @@ impl BufferPool {
             api,
             mappings,
             places,
-            running: Mutex::new(true),
+            fourcc,
+            queue: Mutex::new(Queue {
+                running: true,
+                refused: 0,
+            }),
         };
         for index in 0..count {
             ioctl::queue_buffer(&pool.fd, api, index)?;
@@ -122,7 +147,7 @@ impl BufferPool {
 
     /// Ends the run: buffers that come back later are only unmapped with the last of them.
     pub(super) fn stop(&self) {
-        *self.running() = false;
+        self.queue().running = false;
     }
 
     /// A buffer came filled, with its data at these places of its memory; false if its picture does not fit behind them.
@@ -145,9 +170,33 @@ impl BufferPool {
         map.bytes().get(..used.min(map.len))?.get(map.data()..)
     }
 
-    // A panic elsewhere leaves a boolean as consistent as it was.
-    fn running(&self) -> MutexGuard<'_, bool> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Queues `buffers` (bits) and those that the driver refused before.
+    fn give_back(&self, buffers: u64) {
+        let mut queue = self.queue();
+        if !queue.running {
+            return;
+        }
+        let mut left = queue.refused | buffers;
+        queue.refused = 0;
+        while left != 0 {
+            let buffer = left.trailing_zeros();
+            left &= left - 1;
+            if let Err(error) = ioctl::queue_buffer(&self.fd, self.api, buffer) {
+                // The device may have gone; the source notices by itself.
+                tracing::debug!(buffer, %error, "VIDIOC_QBUF");
+                queue.refused |= 1 << buffer;
+            }
+        }
+    }
+
+    /// Offers the driver again what it has refused.
+    pub(super) fn retry(&self) {
+        self.give_back(0);
+    }
+
+    // A panic elsewhere leaves numbers as consistent as they were.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,11 +210,26 @@ impl FramePool for BufferPool {
         })
     }
 
-    fn release(&self, buffer: u32) {
-        let running = self.running();
-        if *running && let Err(error) = ioctl::queue_buffer(&self.fd, self.api, buffer) {
-            // The device may have gone; the source notices by itself.
-            tracing::debug!(buffer, %error, "VIDIOC_QBUF");
+    fn dma_buf(&self, buffer: u32) -> Option<DmaBuf<'_>> {
+        let maps = self.mappings.get(buffer as usize)?;
+        let mut planes = [None; 4];
+        for (slot, place) in planes.iter_mut().zip(&self.places) {
+            let map = maps.get(place.memory)?;
+            *slot = Some(DmaPlane {
+                fd: map.export.as_ref()?.as_fd(),
+                offset: u32::try_from(map.data() + place.offset).ok()?,
+                stride: u32::try_from(place.stride).ok()?,
+                length: u32::try_from(map.len).ok()?,
+            });
         }
+        Some(DmaBuf {
+            fourcc: self.fourcc?,
+            modifier: DmaBuf::LINEAR,
+            planes,
+        })
+    }
+
+    fn release(&self, buffer: u32) {
+        self.give_back(1_u64.checked_shl(buffer).unwrap_or(0));
     }
 }

@@ -1,12 +1,12 @@
 //! What a V4L2 node is, without starting it.
 
-use std::fs::{self, OpenOptions};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use soft_kvm_video::source::SourceError;
+
+use crate::broker::{self, Kind};
 
 use super::abi;
 use super::device::{failed, open_error};
@@ -55,13 +55,7 @@ pub struct DeviceFacts {
 /// [`SourceError`]: it has gone, or the process has no right to it.
 pub fn inspect(path: &Path) -> Result<DeviceFacts, SourceError> {
     let name = path.display().to_string();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(|error| open_error(&name, error))?;
-    let fd = OwnedFd::from(file);
+    let fd = broker::open(Kind::Video, path).map_err(|error| open_error(&name, error))?;
     let caps =
         ioctl::query_capabilities(&fd).map_err(|errno| failed(&name, "VIDIOC_QUERYCAP", errno))?;
     let has = |flags| caps.flags & flags != 0;

@@ -170,6 +170,9 @@ impl V4l2Source {
         if events.contains(PollFlags::POLLIN) {
             return Ok(self.take_newest()?.map(Captured::Frame));
         }
+        if let Some(running) = &self.running {
+            running.pool.retry();
+        }
         // Silence: some drivers do not tell that their signal has gone.
         let silent = clock::now().since(self.last_frame) >= SILENCE;
         let timings = self.running.as_ref().and_then(|running| running.timings);
@@ -239,6 +242,8 @@ impl V4l2Source {
             // A stamp of the future would make latencies negative.
             captured: filled.stamp.map_or(now, |stamp| stamp.min(now)),
             damage: Damage::Unknown,
+            cpu_bytes: 0,
+            color: running.set.color,
         };
         if !running.pool.filled(filled.index, &filled.data_offsets) {
             self.counters.damaged += 1;
@@ -255,7 +260,12 @@ impl V4l2Source {
                 running.pool.release(filled.index);
                 match decoded {
                     Decoded::Picture(index) => {
-                        Frame::new(info(PixelFormat::Bgrx), pictures.clone(), index)
+                        let size = running.set.size;
+                        let info = FrameInfo {
+                            cpu_bytes: u64::from(size.width) * u64::from(size.height) * 4,
+                            ..info(PixelFormat::Bgrx)
+                        };
+                        Frame::new(info, pictures.clone(), index)
                     }
                     Decoded::Broken => {
                         self.counters.broken_jpeg += 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soft_kvm_core::{MonoTime, Size};
-use soft_kvm_video::frame::{Damage, Frame, FrameInfo, FramePool, PixelFormat, Rect};
+use soft_kvm_video::frame::{Colorimetry, Damage, Frame, FrameInfo, FramePool, PixelFormat, Rect};
 use soft_kvm_video::source::{Captured, SourceError, SourceInfo, VideoSource};
 use x11rb::connection::Connection;
 use x11rb::errors::{ConnectError, ReplyError};
@@ -295,6 +295,8 @@ impl VideoSource for X11Source {
             sequence: self.sequence,
             captured: taken,
             damage: Damage::Within(changed),
+            cpu_bytes: 0,
+            color: Colorimetry::RGB,
         };
         let pool: Arc<dyn FramePool> = self.pool.clone();
         let buffer = u32::try_from(index).unwrap_or(0);

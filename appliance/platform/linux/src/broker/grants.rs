@@ -1,0 +1,126 @@
+//! Which devices the story names.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Kind;
+use crate::gadget::CONTROLLERS;
+
+/// Which devices of a kind are handed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Grant {
+    /// None.
+    #[default]
+    Nothing,
+    /// This one.
+    Only(PathBuf),
+    /// Every one that the machine has.
+    Any,
+}
+
+impl Grant {
+    fn lets(&self, node: &Path) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Any => true,
+            Self::Only(named) => {
+                // A story may name a link of udev, and the client the node behind it.
+                node == named || named.canonicalize().is_ok_and(|named| named == node)
+            }
+        }
+    }
+}
+
+/// What the story lets the broker hand over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// V4L2 devices to capture from.
+    pub capture: Grant,
+    /// V4L2 devices to encode and convert with.
+    pub codec: Grant,
+    /// DRM cards whose screens are captured.
+    pub screen: Grant,
+    /// Virtual input devices.
+    pub uinput: bool,
+    /// USB device controllers, as folders in `/sys/class/udc`.
+    pub gadget: Grant,
+}
+
+impl Grants {
+    /// Whether the path may be opened for `kind` at all; what is behind it is looked at when it is open.
+    pub(super) fn lets(&self, kind: Kind, node: &Path) -> bool {
+        let plain = node
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let place = match kind {
+            Kind::Gadget => node.parent() == Some(Path::new(CONTROLLERS)),
+            _ => node.starts_with("/dev"),
+        };
+        if !plain || !place {
+            return false;
+        }
+        match kind {
+            Kind::Gadget => self.gadget.lets(node),
+            Kind::Video => self.capture.lets(node) || self.codec.lets(node),
+            Kind::Screen | Kind::Framebuffer => self.screen.lets(node),
+            Kind::Uinput => self.uinput && node == Path::new("/dev/uinput"),
+        }
+    }
+
+    /// Whether a V4L2 device that is open may be handed over, now that it is known what it does.
+    pub(super) fn lets_video(&self, node: &Path, memory_to_memory: bool) -> bool {
+        if memory_to_memory {
+            self.codec.lets(node)
+        } else {
+            self.capture.lets(node)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_story_names() {
+        let video = |number: u8| PathBuf::from(format!("/dev/video{number}"));
+        let grants = Grants {
+            capture: Grant::Only(video(0)),
+            ..Grants::default()
+        };
+        assert!(grants.lets(Kind::Video, &video(0)));
+        for (kind, node) in [
+            (Kind::Video, "/dev/video1"),
+            (Kind::Video, "/dev/../dev/video0"),
+            (Kind::Video, "dev/video0"),
+            (Kind::Screen, "/dev/dri/card0"),
+            (Kind::Framebuffer, "/dev/dri/card0"),
+            (Kind::Uinput, "/dev/uinput"),
+            (Kind::Gadget, "/sys/class/udc/dummy_udc.0"),
+        ] {
+            assert!(!grants.lets(kind, Path::new(node)), "{kind:?} {node}");
+        }
+        assert!(
+            !grants.lets_video(&video(0), true),
+            "it is no encoder of the story's"
+        );
+        let all = Grants {
+            capture: Grant::Any,
+            codec: Grant::Any,
+            screen: Grant::Any,
+            uinput: true,
+            gadget: Grant::Any,
+        };
+        assert!(all.lets(Kind::Gadget, Path::new("/sys/class/udc/dummy_udc.0")));
+        for (kind, node) in [
+            (Kind::Video, "/etc/shadow"),
+            (Kind::Uinput, "/dev/video0"),
+            (Kind::Screen, "/dev/dri/../mem"),
+            (Kind::Gadget, "/dev/uinput"),
+            (Kind::Gadget, "/sys/class/udc/../net"),
+            (Kind::Gadget, "/sys/class/udc"),
+            (Kind::Gadget, "/sys/class/udc/a/b"),
+        ] {
+            assert!(!all.lets(kind, Path::new(node)), "{kind:?} {node}");
+        }
+    }
+}
