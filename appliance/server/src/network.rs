@@ -8,15 +8,21 @@ use anyhow::Context as _;
 use async_executor::{Executor, Task};
 use async_io::Async;
 use futures_rustls::TlsAcceptor;
-use soft_kvm_core::story::{Kind, Story, diff};
+use soft_kvm_core::story::{HandoverMode, Kind, Story, diff};
 use soft_kvm_discovery::{Announcement, Txt};
+use soft_kvm_platform::os::activation;
+use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_protocol::control::PROTOCOL_VERSION;
+use soft_kvm_protocol::handover::HandoverRule;
 use soft_kvm_security::tls;
 
 use crate::context::{Context, lock};
 use crate::control::{listener, local, metrics_http};
+use crate::front::Front;
+use crate::lan;
 use crate::pipeline::Shared;
-use crate::session::SinkChoice;
+use crate::run::server_name;
+use crate::session::Devices;
 
 /// The `control` thread with the executor that runs on it.
 #[derive(Debug)]
@@ -38,8 +44,36 @@ impl std::fmt::Debug for Acceptor {
 }
 
 impl Control {
+    /// At the start: takes the socket that the service manager listens with, if it is for this port; else as [`Self::bind`].
+    pub(crate) fn listen_first(
+        address: Option<IpAddr>,
+        port: u16,
+        allow_routed: bool,
+    ) -> anyhow::Result<TcpListener> {
+        let Some(given) = activation::take_tcp_listener() else {
+            return Self::bind(address, port, allow_routed);
+        };
+        let at = given.local_addr().context("the service manager's socket")?;
+        if at.port() != port || address.is_some_and(|address| address != at.ip()) {
+            tracing::warn!(
+                port,
+                "the service manager listens at {at}, which the story does not: systemctl edit soft-kvm.socket"
+            );
+            return Self::bind(address, port, allow_routed);
+        }
+        tracing::info!("the service manager has listened at {at} for this server");
+        if !allow_routed {
+            lan::confine(&given).context("keeping answers on the link")?;
+        }
+        Ok(given)
+    }
+
     /// Listens on `address`, or on all addresses of both families.
-    pub(crate) fn bind(address: Option<IpAddr>, port: u16) -> anyhow::Result<TcpListener> {
+    pub(crate) fn bind(
+        address: Option<IpAddr>,
+        port: u16,
+        allow_routed: bool,
+    ) -> anyhow::Result<TcpListener> {
         let bound = match address {
             Some(address) => TcpListener::bind((address, port)),
             // Without IPv6 in the kernel the unspecified IPv6 address cannot be bound.
@@ -51,19 +85,23 @@ impl Control {
                 }
             }),
         };
-        bound.with_context(|| {
+        let listener = bound.with_context(|| {
             format!(
                 "TCP port {port} cannot be used: stop the program that has it (another soft-kvm-server?), \
                  or give --port"
             )
-        })
+        })?;
+        if !allow_routed {
+            lan::confine(&listener).context("keeping answers on the link")?;
+        }
+        Ok(listener)
     }
 
     /// Starts the thread with the TLS listener and the local control socket on it.
     pub(crate) fn start(
         context: &Arc<Context>,
         listener: TcpListener,
-        local: Async<std::os::unix::net::UnixListener>,
+        local: std::os::unix::net::UnixListener,
     ) -> anyhow::Result<Self> {
         let executor = Arc::new(Executor::new());
         let acceptor = Acceptor(TlsAcceptor::from(tls::server_config(&context.identity)?));
@@ -72,13 +110,14 @@ impl Control {
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || {
+                lockdown::narrow(Class::Network);
                 // Ends when the sender is dropped or used.
                 let _ = async_io::block_on(runner.run(stopped.recv()));
             })?;
         executor
             .spawn(local::serve(
                 Arc::clone(&executor),
-                local,
+                Async::new(local)?,
                 Arc::clone(context),
             ))
             .detach();
@@ -120,6 +159,7 @@ impl Control {
 #[derive(Debug)]
 pub(crate) struct Network {
     announcement: Option<Announcement>,
+    front: Front,
     metrics: Option<(Task<()>, SocketAddr)>,
 }
 
@@ -133,6 +173,7 @@ impl Network {
         Ok(Self {
             metrics: start_metrics(context, control, story)?,
             announcement: announce(context, story),
+            front: Front::start(context, story),
         })
     }
 
@@ -162,27 +203,34 @@ impl Network {
             tracing::info!(node = change.name, kind = %change.kind, "reload: restarting");
             match change.kind {
                 Kind::Source => pipeline.set_capture(story.capture().clone()),
-                Kind::Encoder => pipeline.set_encode(*story.video()),
-                // Sessions that run keep what they agreed on.
-                Kind::Transport => {}
+                Kind::Encoder => pipeline.set_encode(story.video().clone()),
+                // An encoder that changed changes the transport's id, but nothing that sessions agreed on.
+                Kind::Transport => ends_sessions |= story.rtp() != old.rtp(),
                 Kind::Sink => {
                     let mut running = lock(&context.running);
-                    let (echo, shown) = (
-                        Arc::clone(&running.sinks.echo),
-                        Arc::clone(&running.sinks.echo_shown),
-                    );
-                    running.sinks = SinkChoice::new(story.input(), echo, shown)?;
+                    running.sinks.devices =
+                        Devices::new(story.input(), Some(&running.sinks.devices))?;
                     // Devices live in a session's sink: clients come back by themselves and announce them again.
                     ends_sessions = true;
                 }
                 Kind::Control => {
                     if story.control().port != old.control().port {
-                        let listener = Control::bind(listen, story.control().port)?;
+                        let listener = Control::bind(
+                            listen,
+                            story.control().port,
+                            story.control().allow_routed,
+                        )?;
+                        let port = listener.local_addr()?.port();
                         *lock(&control.first) = Some(control.listen(context, listener)?);
+                        lock(&context.running).control_port = port;
+                        tracing::info!(port, "reload: listening");
                     }
-                    if story.control().name != old.control().name {
-                        tracing::warn!("the new name is used from the next start on");
-                    }
+                    let rule = handover_rule(&story);
+                    context.sinks().turns.set_rule(rule);
+                    let name = server_name(&story)?;
+                    pipeline.set_name(&name.to_string());
+                    lock(&context.running).name = name;
+                    self.front.reload(context, &story);
                 }
                 // The one that runs says goodbye before the new one speaks.
                 Kind::Discovery => self.announcement = None,
@@ -209,6 +257,14 @@ impl Network {
     }
 }
 
+/// When keyboard and mouse go over without a word.
+pub(crate) fn handover_rule(story: &Story) -> HandoverRule {
+    match story.control().handover {
+        HandoverMode::Still => HandoverRule::Still,
+        HandoverMode::Ask => HandoverRule::Ask,
+    }
+}
+
 fn txt(context: &Context, story: &Story) -> Txt {
     Txt {
         version: PROTOCOL_VERSION,
@@ -222,8 +278,20 @@ fn announce(context: &Context, story: &Story) -> Option<Announcement> {
     if !story.discovery().is_some_and(|params| params.enabled) {
         return None;
     }
-    let name = context.name.to_string();
-    match Announcement::start(&name, context.control_port, &txt(context, story)) {
+    let name = context.name().to_string();
+    // The responder's threads take over what the one that starts them may do.
+    let started = std::thread::scope(|scope| {
+        let start = scope.spawn(|| {
+            lockdown::narrow(Class::Network);
+            Announcement::start(&name, context.control_port(), &txt(context, story))
+        });
+        start.join()
+    });
+    let Ok(started) = started else {
+        tracing::error!("the thread that starts mDNS panicked");
+        return None;
+    };
+    match started {
         Ok(announcement) => Some(announcement),
         Err(error) => {
             tracing::warn!("not announced by mDNS: {error}; clients can still connect by address");

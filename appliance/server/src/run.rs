@@ -13,23 +13,31 @@ use soft_kvm_core::Lang;
 use soft_kvm_core::story::Story;
 use soft_kvm_input::echo::EchoState;
 use soft_kvm_monitoring::Metrics;
+use soft_kvm_platform::os::broker::use_broker_at;
+use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::net::{UdpOptions, UdpSocket};
-use soft_kvm_platform::os::{clock, process};
+use soft_kvm_platform::os::{capability, clock, process};
 use soft_kvm_protocol::pairing::PeerName;
+use soft_kvm_security::audit::Event;
+use soft_kvm_security::policy::By;
 use soft_kvm_security::{Identity, PeerStore, StateDir};
 use soft_kvm_service::{Notifier, Request, Signals, console};
 
+use crate::audit::Audit;
+use crate::broker;
 use crate::cli::RunArgs;
-use crate::context::{Context, Running, lock};
+use crate::context::{self, Context, Running};
 use crate::control::local;
-use crate::network::{Control, Network};
+use crate::lan;
+use crate::lock;
+use crate::network::{Control, Network, handover_rule};
 use crate::pipeline::{Pipeline, Shared};
-use crate::session::{MediaReceiver, MediaTransmitter, Sessions, SinkChoice};
+use crate::session::{Devices, MediaReceiver, MediaTransmitter, Sessions, SinkChoice};
 use crate::settings::{self, Settings};
 use crate::stats::Sampler;
 
 /// A key frame of 1080p text is about 200 kB; several clients may get theirs at once.
-const SOCKET_BUFFER: usize = 4 << 20;
+pub(crate) const SOCKET_BUFFER: usize = 4 << 20;
 /// Seconds from the NTP epoch (1900) to the Unix epoch (1970), RFC 5905 §6.
 const NTP_TO_UNIX: Duration = Duration::from_secs(2_208_988_800);
 
@@ -39,23 +47,67 @@ const NTP_TO_UNIX: Duration = Duration::from_secs(2_208_988_800);
 /// In words for the console: what could not be started, and what to do.
 pub fn run(args: &RunArgs, lang: Lang) -> anyhow::Result<()> {
     console::start_logging();
-    let signals = Signals::new()?;
+    if let Err(error) = process::keep_secrets() {
+        tracing::warn!(%error, "the key may get into a core dump");
+    }
+    // Before any thread is made, for they take over what this one has.
+    if let Err(error) = capability::lower() {
+        tracing::warn!(%error, "CAP_SYS_ADMIN stays in force");
+    }
     let settings = settings::load(args, lang)?;
+    if let Some(user) = &args.user {
+        let state_dir = console::state_path(args.state_dir.as_deref(), "server")?;
+        leave_root(args, &state_dir, user)?;
+    }
+    if let Some(place) = &args.broker {
+        ask_broker(place)?;
+    }
     let server = Server::start(args, settings, lang)?;
     server.announce_on_console();
     if let Some(path) = &args.ready_file {
         server.write_ready_file(path)?;
     }
     Notifier.ready("serving");
-    let outcome = async_io::block_on(server.supervise(args, &signals));
+    let outcome = async_io::block_on(server.supervise(args));
     Notifier.stopping("stopping");
+    if let Devices::Gadget(gadget) = server.context.sinks().devices {
+        gadget.unplug();
+    }
     server.stop(args)?;
     outcome
+}
+
+/// From here on another process has the devices, and this one is `user`.
+fn leave_root(args: &RunArgs, state_dir: &Path, user: &str) -> anyhow::Result<()> {
+    // Made before it is given away.
+    StateDir::open(state_dir)?;
+    let refused = || format!("--user {user}: start as root, and name a user of this machine");
+    process::hand_over(state_dir, user).with_context(refused)?;
+    broker::start(args).context("cannot start the broker")?;
+    process::become_user(user).with_context(refused)?;
+    tracing::info!(
+        user,
+        "the broker opens the devices; this process has no right to any"
+    );
+    Ok(())
+}
+
+/// From here on another process opens the devices.
+fn ask_broker(place: &Path) -> anyhow::Result<()> {
+    use_broker_at(place).with_context(|| {
+        format!(
+            "--broker {}: nobody opens devices there; systemctl start soft-kvm-broker.socket",
+            place.display()
+        )
+    })?;
+    tracing::info!(broker = %place.display(), "the broker opens the devices");
+    Ok(())
 }
 
 struct Server {
     context: Arc<Context>,
     pipeline: Arc<Shared>,
+    signals: Signals,
     files: Mutex<Vec<PathBuf>>,
     sampler: Mutex<Sampler>,
     network: Mutex<Network>,
@@ -71,50 +123,74 @@ impl Server {
         let identity = Identity::load_or_create(&state)?;
         let peers = PeerStore::open(&state)?;
         let local = local::bind(&state_dir)?;
+        let control = settings.story.control();
+        let listener = Control::listen_first(args.listen, control.port, control.allow_routed)?;
+        let control_port = listener.local_addr()?.port();
+        if let Err(error) = identity.pin(process::keep_in_memory) {
+            tracing::warn!(%error, "the key may get into the swap space");
+        }
+        lock::lock(args, &settings, &state_dir);
+        start_async_io()?;
+        let signals = Signals::new()?;
+        let audit = Audit::start(&state)?;
         let story = Arc::new(settings.story);
         let name = server_name(&story)?;
         let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))?);
         let echo = Arc::new(Mutex::new(EchoState::default()));
         let pipeline = Arc::new(Shared::new(
             story.capture().clone(),
-            *story.video(),
+            story.video().clone(),
             Arc::clone(&echo),
             name.to_string(),
         ));
-        let sinks = SinkChoice::new(story.input(), echo, Arc::clone(&pipeline.echo_shown))?;
+        let sinks = SinkChoice {
+            devices: Devices::new(story.input(), None)?,
+            echo,
+            echo_shown: Arc::clone(&pipeline.echo_shown),
+            turns: Arc::default(),
+        };
+        sinks.turns.set_rule(handover_rule(&story));
         let sessions = Arc::new(Sessions::new(Arc::clone(&pipeline)));
-        let listener = Control::bind(args.listen, story.control().port)?;
-        let control_port = listener.local_addr()?.port();
-        let socket = Arc::new(bind_media(args, control_port)?);
+        let socket = Arc::new(bind_media(
+            args,
+            control_port,
+            story.control().allow_routed,
+        )?);
         let context = Arc::new(Context {
             udp_port: socket.local_address()?.port(),
-            control_port,
             ntp_minus_mono_ns: ntp_minus_mono(),
             identity,
             peers,
-            name,
+            audit,
             sessions: Arc::clone(&sessions),
             metrics,
             lang,
             running: Mutex::new(Running {
                 story: Arc::clone(&story),
+                name,
+                control_port,
                 sinks,
             }),
             pairing: Mutex::new(None),
             random: ring::rand::SystemRandom::new(),
         });
         context.metrics.set_story(&story.root().to_string());
+        context.audit.record(Event::Started {
+            version: env!("CARGO_PKG_VERSION"),
+            story: story.root().to_string(),
+        });
         let rx = MediaReceiver::start(Arc::clone(&sessions), Arc::clone(&socket))?;
         let tx = MediaTransmitter::start(Arc::clone(&sessions), socket)?;
         let encoding = Pipeline::start(Arc::clone(&pipeline), sessions)?;
         let control = Control::start(&context, listener, local)?;
         let network = Network::start(&context, &control, &story)?;
         if args.pair || context.peers.list()?.is_empty() {
-            context.open_pairing()?;
+            context.open_pairing(None, By::Console)?;
         }
         Ok(Self {
             context,
             pipeline,
+            signals,
             files: Mutex::new(settings.files),
             sampler: Mutex::new(Sampler::new()),
             network: Mutex::new(network),
@@ -125,33 +201,34 @@ impl Server {
     }
 
     /// Waits for signals, file changes and the end of the time; samples each second.
-    async fn supervise(&self, args: &RunArgs, signals: &Signals) -> anyhow::Result<()> {
+    async fn supervise(&self, args: &RunArgs) -> anyhow::Result<()> {
         let end = args
             .seconds
             .map(|seconds| Instant::now() + Duration::from_secs(seconds));
-        let mut stamps = file_stamps(&lock(&self.files));
+        let mut stamps = file_stamps(&context::lock(&self.files));
         loop {
             let tick = async {
                 Timer::after(Duration::from_secs(1)).await;
                 None
             };
-            match async { Some(signals.next().await) }.or(tick).await {
+            match async { Some(self.signals.next().await) }.or(tick).await {
                 Some(Request::Stop) => return Ok(()),
                 Some(Request::Reload) => {
                     self.reload(args);
-                    stamps = file_stamps(&lock(&self.files));
+                    stamps = file_stamps(&context::lock(&self.files));
                 }
                 None => {
-                    lock(&self.sampler).sample(
+                    context::lock(&self.sampler).sample(
                         &self.context.metrics,
                         &self.pipeline,
                         &self.context.sessions,
                     );
+                    self.context.record_handovers();
                     Notifier.alive();
-                    let now = file_stamps(&lock(&self.files));
+                    let now = file_stamps(&context::lock(&self.files));
                     if now != stamps {
                         self.reload(args);
-                        stamps = file_stamps(&lock(&self.files));
+                        stamps = file_stamps(&context::lock(&self.files));
                     }
                 }
             }
@@ -166,8 +243,9 @@ impl Server {
         Notifier.reloading();
         match settings::load(args, self.context.lang) {
             Ok(settings) => {
-                *lock(&self.files) = settings.files;
-                let outcome = lock(&self.network).reload(
+                *context::lock(&self.files) = settings.files;
+                let before = self.context.story().root().to_string();
+                let outcome = context::lock(&self.network).reload(
                     &self.context,
                     &self.control,
                     &self.pipeline,
@@ -176,6 +254,10 @@ impl Server {
                 );
                 if let Err(error) = outcome {
                     tracing::error!("reload: {error:#}");
+                }
+                let story = self.context.story().root().to_string();
+                if story != before {
+                    self.context.audit.record(Event::Story { story });
                 }
             }
             Err(error) => tracing::error!("reload: {error:#}: the story before stays in force"),
@@ -188,13 +270,19 @@ impl Server {
         console::out(format!(
             "{} {} ({}), {} {}, {} {}",
             lang.pick("Soft KVM server", "Soft KVM サーバー"),
-            self.context.name,
+            self.context.name(),
             self.context.identity.fingerprint().short(),
             lang.pick("port", "ポート"),
-            self.context.control_port,
+            self.context.control_port(),
             lang.pick("story", "ストーリー"),
             self.context.story().root().short(),
         ));
+        if self.context.story().control().allow_routed {
+            console::out(lang.pick(
+                "Clients behind routers are let in (allow_routed).",
+                "ルーターの向こうのクライアントも受け入れます（allow_routed）。",
+            ));
+        }
         if let Some(code) = self.pairing_code() {
             console::out(format!(
                 "{} {code}",
@@ -202,31 +290,26 @@ impl Server {
             ));
             console::out(format!(
                 "  soft-kvm-client pair {}",
-                shell_word(&self.context.name.to_string())
+                shell_word(&self.context.name().to_string())
             ));
-            if let Some(picture) = qr(&format!(
-                "soft-kvm:pair?name={}&port={}&code={code}&fp={}",
-                percent(&self.context.name.to_string()),
-                self.context.control_port,
-                self.context.identity.fingerprint()
-            )) {
+            if let Some(picture) = qr(&pairing_uri(&self.context, &code)) {
                 console::out(picture);
             }
         }
     }
 
     fn pairing_code(&self) -> Option<String> {
-        let pairing = lock(&self.context.pairing);
-        let window = pairing.as_ref()?;
+        let pairing = context::lock(&self.context.pairing);
+        let (window, _) = pairing.as_ref()?;
         Some(window.code(clock::now())?.reveal().to_owned())
     }
 
     fn write_ready_file(&self, path: &Path) -> anyhow::Result<()> {
         let ready = serde_json::json!({
-            "name": self.context.name.to_string(),
-            "port": self.context.control_port,
+            "name": self.context.name().to_string(),
+            "port": self.context.control_port(),
             "udp_port": self.context.udp_port,
-            "metrics_port": lock(&self.network).metrics_port(),
+            "metrics_port": context::lock(&self.network).metrics_port(),
             "fingerprint": self.context.identity.fingerprint().to_string(),
             "story": self.context.story().root().to_string(),
             "pairing_code": self.pairing_code(),
@@ -249,7 +332,7 @@ impl Server {
 
     fn stop(self, args: &RunArgs) -> anyhow::Result<()> {
         if let Some(path) = &args.stats_json {
-            let stats = lock(&self.sampler).report(
+            let stats = context::lock(&self.sampler).report(
                 &self.pipeline,
                 &self.context.sessions,
                 self.context.story().root().to_string(),
@@ -257,18 +340,25 @@ impl Server {
             std::fs::write(path, serde_json::to_string_pretty(&stats)?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
+        self.context.record_handovers();
         drop(self.network);
         for session in self.context.sessions.all() {
             self.context.sessions.remove(&session);
         }
         self.control.stop();
+        self.context.audit.record(Event::Stopped {});
+        self.context.audit.close();
         // A socket that is left behind is replaced at the next start.
         let _ = std::fs::remove_file(local::path(&self.state_dir));
         Ok(())
     }
 }
 
-fn server_name(story: &Story) -> anyhow::Result<PeerName> {
+/// The story's name for the server, or the machine's.
+///
+/// # Errors
+/// It is too long.
+pub(crate) fn server_name(story: &Story) -> anyhow::Result<PeerName> {
     let name = story
         .control()
         .name
@@ -277,7 +367,7 @@ fn server_name(story: &Story) -> anyhow::Result<PeerName> {
     PeerName::new(&name).with_context(|| format!("the server's name {name:?}"))
 }
 
-fn bind_media(args: &RunArgs, port: u16) -> anyhow::Result<UdpSocket> {
+fn bind_media(args: &RunArgs, port: u16, allow_routed: bool) -> anyhow::Result<UdpSocket> {
     let address = args
         .listen
         .unwrap_or(std::net::Ipv6Addr::UNSPECIFIED.into());
@@ -285,11 +375,23 @@ fn bind_media(args: &RunArgs, port: u16) -> anyhow::Result<UdpSocket> {
         receive_buffer: Some(SOCKET_BUFFER),
         send_buffer: Some(SOCKET_BUFFER),
         dscp: Some(34),
-        hop_limit: None,
+        hop_limit: (!allow_routed).then_some(lan::HOPS),
     };
     UdpSocket::bind((address, port).into(), &options).with_context(|| {
         format!("UDP port {port} cannot be used: stop the program that has it, or give --port")
     })
+}
+
+/// The thread that waits for sockets and timers starts here, as narrow as those that it wakes.
+fn start_async_io() -> std::io::Result<()> {
+    let thread = std::thread::Builder::new().name("start".into()).spawn(|| {
+        lockdown::narrow(Class::Network);
+        async_io::block_on(Timer::after(Duration::ZERO))
+    })?;
+    thread
+        .join()
+        .map(drop)
+        .map_err(|_| std::io::Error::other("a thread panicked"))
 }
 
 fn ntp_minus_mono() -> u64 {
@@ -301,7 +403,7 @@ fn ntp_minus_mono() -> u64 {
 }
 
 /// Modification time and length of each file; `None` for one that is missing for the moment.
-fn file_stamps(files: &[PathBuf]) -> Vec<Option<(std::time::SystemTime, u64)>> {
+pub(crate) fn file_stamps(files: &[PathBuf]) -> Vec<Option<(std::time::SystemTime, u64)>> {
     files
         .iter()
         .map(|file| {
@@ -309,6 +411,16 @@ fn file_stamps(files: &[PathBuf]) -> Vec<Option<(std::time::SystemTime, u64)>> {
             Some((metadata.modified().ok()?, metadata.len()))
         })
         .collect()
+}
+
+/// What the QR code says to a client.
+pub(crate) fn pairing_uri(context: &Context, code: &str) -> String {
+    format!(
+        "soft-kvm:pair?name={}&port={}&code={code}&fp={}",
+        percent(&context.name().to_string()),
+        context.control_port(),
+        context.identity.fingerprint()
+    )
 }
 
 /// The text as one word for a POSIX shell.

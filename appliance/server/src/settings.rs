@@ -1,6 +1,6 @@
 //! The story with what the command line says on top.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -9,6 +9,9 @@ use soft_kvm_core::story::{Kind, Story, StoryErrors};
 
 use crate::cli::RunArgs;
 use crate::story_cmd;
+
+/// The machine's own story, taken where the command line names none.
+pub(crate) const MACHINE: &str = "/etc/soft-kvm/story.jsonnet";
 
 /// A checked story and the files that it was made from.
 #[derive(Clone, Debug)]
@@ -19,8 +22,14 @@ pub(crate) struct Settings {
 
 /// Loads the story and applies the options; errors are texts for the console.
 pub(crate) fn load(args: &RunArgs, lang: Lang) -> anyhow::Result<Settings> {
-    let loaded =
-        story_cmd::load_with_files(args.story.as_deref()).map_err(|errors| told(&errors, lang))?;
+    let machine = Path::new(MACHINE);
+    let named = args.story.as_deref();
+    let file = named.or_else(|| machine.exists().then_some(machine));
+    let mut loaded = story_cmd::load_with_files(file).map_err(|errors| told(&errors, lang))?;
+    if file.is_none() {
+        // It may be written later.
+        loaded.files.push(machine.to_owned());
+    }
     let mut story = loaded.story;
     for (kind, key, value, option) in overrides(args)? {
         story = story
@@ -43,15 +52,20 @@ fn told(errors: &StoryErrors, lang: Lang) -> anyhow::Error {
 
 fn overrides(args: &RunArgs) -> anyhow::Result<Vec<(Kind, &'static str, Value, &'static str)>> {
     let mut all = Vec::new();
-    if let Some(source) = &args.source {
-        let (driver, device) = match source.split_once(':') {
-            Some((_, "")) => bail!("--source {source}: a device is missing after the colon"),
+    let with_device = [
+        (Kind::Source, &args.source, "--source"),
+        (Kind::Encoder, &args.encoder, "--encoder"),
+    ];
+    for (kind, given, option) in with_device {
+        let Some(given) = given else { continue };
+        let (driver, device) = match given.split_once(':') {
+            Some((_, "")) => bail!("{option} {given}: a device is missing after the colon"),
             Some((driver, device)) => (driver, Some(device)),
-            None => (source.as_str(), None),
+            None => (given.as_str(), None),
         };
-        all.push((Kind::Source, "driver", json!(driver), "--source"));
+        all.push((kind, "driver", json!(driver), option));
         if let Some(device) = device {
-            all.push((Kind::Source, "device", json!(device), "--source"));
+            all.push((kind, "device", json!(device), option));
         }
     }
     if let Some(size) = args.size {
@@ -68,6 +82,9 @@ fn overrides(args: &RunArgs) -> anyhow::Result<Vec<(Kind, &'static str, Value, &
     }
     if let Some(port) = args.metrics_port {
         all.push((Kind::Metrics, "port", json!(port), "--metrics-port"));
+    }
+    if args.allow_routed {
+        all.push((Kind::Control, "allow_routed", json!(true), "--allow-routed"));
     }
     if args.no_discovery {
         all.push((Kind::Discovery, "enabled", json!(false), "--no-discovery"));

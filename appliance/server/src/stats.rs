@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use soft_kvm_core::story::EncoderDriver;
 use soft_kvm_monitoring::{DropReason, FrameStage, Metrics, Packets};
 use soft_kvm_platform::os::process;
 
@@ -35,6 +36,8 @@ struct Seen {
     packets: u64,
     repairs: u64,
     bytes: u64,
+    encoder_falls: u64,
+    cpu_bytes: u64,
 }
 
 /// What `--stats-json` holds.
@@ -50,6 +53,12 @@ pub(crate) struct ServerStats {
     rss_peak_mb: f64,
     seconds: f64,
     source: Option<String>,
+    /// What encodes; `null` while nobody watches.
+    encoder: Option<&'static str>,
+    /// Times that an encoder was left for a lesser one.
+    encoder_falls: u64,
+    /// Bytes of pixels that the CPU has read or written, counted once for each stage.
+    cpu_pixel_bytes: u64,
     story: String,
 }
 
@@ -129,6 +138,9 @@ impl Sampler {
             seen.repairs.saturating_sub(old.repairs),
         );
         metrics.count_video_bytes(seen.bytes.saturating_sub(old.bytes));
+        metrics.count_encoder_falls(seen.encoder_falls.saturating_sub(old.encoder_falls));
+        metrics.count_pixel_bytes(seen.cpu_bytes.saturating_sub(old.cpu_bytes));
+        metrics.set_encoder(pipeline.encoder().map(EncoderDriver::as_str));
         metrics.set_sessions(sessions.all().len());
     }
 
@@ -166,6 +178,9 @@ impl Sampler {
             rss_peak_mb: resident().1,
             seconds: elapsed.as_secs_f64(),
             source: pipeline.source(),
+            encoder: pipeline.encoder().map(EncoderDriver::as_str),
+            encoder_falls: seen.encoder_falls,
+            cpu_pixel_bytes: seen.cpu_bytes,
             story,
         }
     }
@@ -186,6 +201,8 @@ fn look(pipeline: &Shared, sessions: &Sessions) -> Seen {
         packets: video.packets,
         repairs: video.repairs,
         bytes: video.bytes,
+        encoder_falls: read(&counters.encoder_falls),
+        cpu_bytes: read(&counters.cpu_bytes),
     }
 }
 

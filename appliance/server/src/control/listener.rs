@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_executor::Executor;
 use async_io::{Async, Timer};
 use futures_lite::FutureExt;
 use futures_rustls::TlsAcceptor;
+use futures_rustls::rustls::CommonState;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -17,20 +17,19 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use smol_hyper::rt::FuturesIo;
 use soft_kvm_core::MonoTime;
-use soft_kvm_monitoring::ConnectStage;
+use soft_kvm_monitoring::{ConnectStage, RefusedConnection};
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{CONTROL_PATH, PAIR_PATH};
-use soft_kvm_security::Fingerprint;
+use soft_kvm_security::audit::Event;
+use soft_kvm_security::{Fingerprint, tls as keys};
 
+use super::door::{Door, Place};
 use super::websocket;
 use super::{pair, session};
 use crate::context::Context;
 
 /// Time from accepting a connection to its first complete request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Connections that have not finished their handshake or request yet; more are closed at once.
-const MAX_HANDSHAKES: usize = 64;
 
 /// Accepts connections for ever. Errors of one connection end that connection only.
 pub async fn serve(
@@ -39,7 +38,7 @@ pub async fn serve(
     acceptor: TlsAcceptor,
     context: Arc<Context>,
 ) -> Infallible {
-    let handshakes = Arc::new(AtomicUsize::new(0));
+    let door = Door::new(Arc::clone(&context.metrics));
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -50,20 +49,18 @@ pub async fn serve(
                 continue;
             }
         };
-        if handshakes.fetch_add(1, Ordering::Relaxed) >= MAX_HANDSHAKES {
-            handshakes.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%remote, "too many handshakes at once: connection closed");
+        let place = stream.get_ref().local_addr().ok().and_then(|local| {
+            let story = context.story();
+            door.enter(local, remote, story.control())
+        });
+        let Some(place) = place.map(Arc::new) else {
             continue;
-        }
-        let (acceptor, context, handshakes) = (
-            acceptor.clone(),
-            Arc::clone(&context),
-            Arc::clone(&handshakes),
-        );
+        };
+        let (acceptor, context) = (acceptor.clone(), Arc::clone(&context));
         let tasks = Arc::clone(&executor);
         executor
             .spawn(async move {
-                let outcome = connection(tasks, stream, remote, acceptor, context)
+                let outcome = connection(tasks, stream, remote, acceptor, context, place)
                     .or(async {
                         Timer::after(HANDSHAKE_TIMEOUT).await;
                         Err(anyhow::anyhow!(
@@ -72,7 +69,6 @@ pub async fn serve(
                         ))
                     })
                     .await;
-                handshakes.fetch_sub(1, Ordering::Relaxed);
                 if let Err(error) = outcome {
                     tracing::debug!(%remote, "connection closed: {error:#}");
                 }
@@ -88,6 +84,7 @@ async fn connection(
     remote: SocketAddr,
     acceptor: TlsAcceptor,
     context: Arc<Context>,
+    place: Arc<Place>,
 ) -> anyhow::Result<()> {
     // Control messages and clock probes are small and must not wait for each other (Nagle).
     stream.get_ref().set_nodelay(true)?;
@@ -97,8 +94,9 @@ async fn connection(
         .metrics
         .connection_time(ConnectStage::Tls)
         .observe(clock::now().since(accepted));
-    let key = soft_kvm_security::tls::peer_fingerprint(tls.get_ref().1)
+    let key = keys::peer_fingerprint(tls.get_ref().1)
         .ok_or_else(|| anyhow::anyhow!("the client showed no key"))?;
+    follow(key, tls.get_ref().1, remote, &context);
     let service = service_fn(move |request| {
         let response = route(
             &tasks,
@@ -107,6 +105,7 @@ async fn connection(
                 remote,
                 key,
                 accepted,
+                place: &place,
             },
             &context,
         );
@@ -120,11 +119,30 @@ async fn connection(
     Ok(())
 }
 
+/// A client that was paired with an earlier key is known by its new one from now on.
+fn follow(key: Fingerprint, connection: &CommonState, remote: SocketAddr, context: &Context) {
+    let before = keys::peer_predecessors(connection);
+    match context.peers.follow(&before, key) {
+        Ok(Some((peer, before))) => {
+            tracing::info!(client = %peer.name, key = key.short(), before = before.short(), "a new key, which the old one vouches for");
+            context.audit.record(Event::KeyFollowed {
+                client: peer.name.to_string(),
+                key: key.to_string(),
+                before: before.to_string(),
+                remote: remote.to_string(),
+            });
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "cannot read the paired clients"),
+    }
+}
+
 /// Who asks, and since when.
-struct Peer {
+struct Peer<'a> {
     remote: SocketAddr,
     key: Fingerprint,
     accepted: MonoTime,
+    place: &'a Arc<Place>,
 }
 
 fn route(
@@ -134,7 +152,8 @@ fn route(
         remote,
         key,
         accepted,
-    }: &Peer,
+        place,
+    }: &Peer<'_>,
     context: &Arc<Context>,
 ) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
@@ -144,9 +163,17 @@ fn route(
     let pairing = path == PAIR_PATH;
     if !pairing {
         match context.peers.find(&key) {
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => place.is_known(),
             Ok(None) => {
+                context
+                    .metrics
+                    .count_refused_connection(RefusedConnection::Unpaired);
                 tracing::warn!(%remote, key = key.short(), "refused: this key is not paired");
+                context.audit.record_stranger(|more| Event::Refused {
+                    key: key.to_string(),
+                    remote: remote.to_string(),
+                    more,
+                });
                 return plain(
                     StatusCode::FORBIDDEN,
                     "not paired: run soft-kvm-client pair",
@@ -168,8 +195,11 @@ fn route(
         Ok(response) => {
             let upgrade = hyper::upgrade::on(&mut request);
             let context = Arc::clone(context);
+            // A stranger who pairs is at the door until that is done.
+            let place = pairing.then(|| Arc::clone(place));
             tasks
                 .spawn(async move {
+                    let _place = place;
                     let outcome = match websocket::upgraded(upgrade).await {
                         Ok(socket) if pairing => pair::run(socket, remote, key, &context).await,
                         Ok(socket) => session::run(socket, remote, key, accepted, &context).await,

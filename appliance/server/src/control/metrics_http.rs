@@ -18,8 +18,10 @@ use soft_kvm_monitoring::Metrics;
 
 use super::listener::plain;
 
-/// Longest life of one scrape connection without a request.
+/// Longest life of one scrape connection.
 const IDLE: Duration = Duration::from_secs(120);
+/// Scrape connections at once; more are closed.
+const MAX_SCRAPES: usize = 16;
 
 /// Answers scrapes for ever.
 pub async fn serve(
@@ -27,12 +29,18 @@ pub async fn serve(
     listener: Async<TcpListener>,
     metrics: Arc<Metrics>,
 ) -> Infallible {
+    // A connection holds a clone; what is left beside the first is how many there are.
+    let open = Arc::new(());
     loop {
         match listener.accept().await {
+            Ok(_) if Arc::strong_count(&open) > MAX_SCRAPES => {
+                tracing::debug!("too many scrape connections at once: closed");
+            }
             Ok((stream, _)) => {
-                let metrics = Arc::clone(&metrics);
+                let (metrics, place) = (Arc::clone(&metrics), Arc::clone(&open));
                 executor
                     .spawn(async move {
+                        let _place = place;
                         if let Err(error) = connection(stream, metrics).await {
                             tracing::debug!("scrape connection: {error:#}");
                         }

@@ -3,16 +3,19 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use async_io::Timer;
 use async_tungstenite::tungstenite::Message;
 use futures_lite::{FutureExt, StreamExt};
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::pairing::{FromClient, FromServer, MAX_PAIRING_MESSAGE};
+use soft_kvm_protocol::roles::Role;
+use soft_kvm_security::audit::Event;
 use soft_kvm_security::pairing::{Binding, PairingError, TRY_LIMIT};
 use soft_kvm_security::{Fingerprint, Peer, tls};
 
 use super::websocket::Socket;
+use crate::audit;
 use crate::context::Context;
 
 /// A person types the code before the client connects, so this covers two round trips.
@@ -31,8 +34,25 @@ pub(super) async fn run(
     };
     let outcome = exchange(&mut socket, key, context).or(limit).await;
     let _ = socket.close(None).await;
-    let name = outcome.with_context(|| format!("{remote}: pairing failed"))?;
-    tracing::info!(%remote, key = key.short(), name, "paired");
+    let (name, role) = match outcome {
+        Ok(paired) => paired,
+        Err(error) => {
+            context.audit.record_stranger(|more| Event::PairingFailed {
+                key: key.to_string(),
+                remote: remote.to_string(),
+                why: audit::why(&error),
+                more,
+            });
+            return Err(error.context(format!("{remote}: pairing failed")));
+        }
+    };
+    context.audit.record(Event::Paired {
+        client: name.clone(),
+        key: key.to_string(),
+        remote: remote.to_string(),
+        role,
+    });
+    tracing::info!(%remote, key = key.short(), name, %role, "paired");
     Ok(())
 }
 
@@ -40,15 +60,15 @@ async fn exchange(
     socket: &mut Socket,
     key: Fingerprint,
     context: &Context,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, Role)> {
     let binding = Binding {
         exporter: tls::export_pairing_binding(socket.get_ref().get_ref().1)?,
         client: key,
         server: context.identity.fingerprint(),
     };
     let start = receive(socket).await?;
-    let answered =
-        context.with_pairing(|window| window.answer(clock::now(), &binding, &context.name, start));
+    let answered = context
+        .with_pairing(|window| window.answer(clock::now(), &binding, &context.name(), start));
     let (started, reply) = or_tell(socket, answered).await?;
     let mut pending = Abandon {
         context,
@@ -59,6 +79,7 @@ async fn exchange(
     let Some(started) = pending.started.take() else {
         bail!("the try was taken twice");
     };
+    let wanted = context.pairing_role();
     let concluded = context.with_pairing(|window| window.conclude(clock::now(), started, &confirm));
     if concluded.is_err() {
         context.pairing_changed();
@@ -68,16 +89,20 @@ async fn exchange(
     let peer = Peer {
         name: paired.client.name,
         fingerprint: paired.client.fingerprint,
-        role: "admin".to_owned(),
+        // The store decides.
+        role: Role::View,
         paired_at: soft_kvm_service::console::today(clock::wall()),
         address: None,
     };
-    if let Err(error) = context.peers.add(peer) {
-        tracing::error!("{error}");
-        return or_tell(socket, Err(PairingError::Storage)).await;
-    }
+    let role = match context.peers.add_paired(peer, wanted) {
+        Ok(role) => role,
+        Err(error) => {
+            tracing::error!("{error}");
+            return or_tell(socket, Err(PairingError::Storage)).await;
+        }
+    };
     send(socket, &paired.reply).await?;
-    Ok(name.to_string())
+    Ok((name.to_string(), role))
 }
 
 /// Lets the next client in when the exchange ends between its two halves, however it ends.

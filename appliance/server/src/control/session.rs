@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::bail;
 use async_io::Timer;
@@ -12,19 +13,27 @@ use futures_lite::{FutureExt, StreamExt};
 use soft_kvm_core::MonoTime;
 use soft_kvm_monitoring::ConnectStage;
 use soft_kvm_platform::os::clock;
+
 use soft_kvm_protocol::control::{FromClient, FromServer, PROTOCOL_VERSION, Ssrcs, Welcome};
+use soft_kvm_protocol::liveness::LastHeard;
 use soft_kvm_protocol::media::SrtpKeys;
 use soft_kvm_protocol::pairing::{HexBytes, PeerName};
-use soft_kvm_security::{Fingerprint, tls};
+use soft_kvm_security::audit::Event;
+use soft_kvm_security::policy::By;
+use soft_kvm_security::{Fingerprint, lan, tls};
 
+use super::clients;
 use super::websocket::{Socket, Tls};
+use crate::audit;
 use crate::context::Context;
-use crate::session::{Outgoing, Session, SessionConfig, sender_config};
+use crate::session::{Gate, Outgoing, Session, SessionConfig, sender_config};
 
 /// Time for the first message.
 const HELLO: Duration = Duration::from_secs(5);
-/// A client that says nothing for so long is gone; it sends a clock probe each second.
+/// A client that says nothing for so long, on no way, is gone; it sends a clock probe each second.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(300);
 
 /// Runs the channel until either side leaves.
 pub(super) async fn run(
@@ -54,20 +63,27 @@ pub(super) async fn run(
             .and_then(|bytes| bytes.try_into().ok())
             .map_or(0, u32::from_be_bytes)
     };
-    // The low bits tell the four apart: GCM must never see one key with one SSRC twice.
+    // The low bits tell the five apart: GCM must never see one key with one SSRC twice.
     let ssrc = Ssrcs {
-        video: word(0) & !3,
-        feedback: word(4) & !3 | 1,
-        receiver: word(8) & !3 | 2,
-        input: word(12) & !3 | 3,
+        video: word(0) & !7,
+        feedback: word(4) & !7 | 1,
+        receiver: word(8) & !7 | 2,
+        input: word(12) & !7 | 3,
+        cursor: word(0) & !7 | 4,
     };
     let keys = tls::export_srtp_keys(socket.get_ref().get_ref().1, &id)?;
     let keys = SrtpKeys::from_exporter(&keys);
+    let Some(peer) = context.peers.find(&key)? else {
+        refuse(&mut socket, "revoked", "this client is no longer paired").await?;
+        bail!("refused: revoked meanwhile");
+    };
+    let gate = Arc::new(Gate::new(peer.role));
     let story = context.story();
     let sequence: [u8; 6] = rest.get(16..22).unwrap_or_default().try_into()?;
     let config = SessionConfig {
         peer: key,
         name: name.to_string(),
+        gate: Arc::clone(&gate),
         ssrc,
         accepted,
         sender: sender_config(
@@ -77,42 +93,75 @@ pub(super) async fn run(
             context.ntp_minus_mono_ns,
         ),
     };
-    let (session, outgoing) = Session::new(config, &keys, context.sinks().open(), &context.metrics);
+    let sink = context.sinks().open(config.peer, &peer.name, gate);
+    let (session, outgoing) = Session::new(config, &keys, sink, &context.metrics);
     let session = Arc::new(session);
     let max = usize::try_from(story.control().max_clients).unwrap_or(usize::MAX);
     if !context.sessions.add(&session, max) {
         refuse(
             &mut socket,
             "busy",
-            &format!("{max} clients are connected already"),
+            &format!("no place is free: {max} clients at most, half of them with one key"),
         )
         .await?;
-        bail!("refused: {max} clients are connected already");
+        bail!("refused: no place is free among {max}");
     }
+    let began = clock::now();
     // From here on the session is removed on every way out, also when this task is dropped.
     let _member = Member {
         context,
         session: &session,
     };
+    // What was changed since the role was read did not find this session.
+    clients::enforce(context)?;
     let welcome = Welcome {
         version: PROTOCOL_VERSION,
-        name: context.name.to_string(),
+        name: context.name().to_string(),
         session: HexBytes(id).to_string(),
         story: story.root().to_string(),
         udp_port: context.udp_port,
         ssrc,
         ntp_minus_mono_ns: context.ntp_minus_mono_ns,
         sink: context.sinks().kind().to_owned(),
+        role: Some(peer.role),
+        routed: story.control().allow_routed,
     };
     send(&mut socket, &FromServer::Welcome(welcome)).await?;
     context
         .metrics
         .connection_time(ConnectStage::Welcome)
         .observe(clock::now().since(accepted));
-    tracing::info!(%remote, client = session.name, key = key.short(), "connected");
+    tracing::info!(%remote, client = session.name, key = key.short(), role = %peer.role, "connected");
+    context.audit.record(Event::Connected {
+        client: session.name.clone(),
+        key: key.to_string(),
+        remote: remote.to_string(),
+        role: peer.role,
+    });
     let (mut sender, mut receiver) = socket.split();
-    let outcome = converse(&mut sender, &mut receiver, &outgoing, &session, context).await;
-    let _ = sender.close(None).await;
+    let heard = AtomicU64::new(clock::now().as_nanos());
+    let ends = (&mut sender, &mut receiver);
+    let talk = converse(ends, &outgoing, (&session, remote), context, &heard);
+    let outcome = talk.or(silence(&heard, &session)).await;
+    let goodbye = async {
+        let _ = sender.close(None).await;
+    };
+    let limit = async {
+        Timer::after(GOODBYE).await;
+    };
+    goodbye.or(limit).await;
+    context.record_handovers();
+    context.audit.record(Event::Disconnected {
+        client: session.name.clone(),
+        key: key.to_string(),
+        seconds: clock::now().since(began).as_secs(),
+        keys: session.gate.keys(),
+        why: match &outcome {
+            Ok(()) if session.gate.is_shut() => "ended by the server".to_owned(),
+            Ok(()) => "ended by the client".to_owned(),
+            Err(error) => audit::why(error),
+        },
+    });
     match &outcome {
         Ok(()) => tracing::info!(%remote, client = session.name, "disconnected"),
         Err(error) => tracing::info!(%remote, client = session.name, "disconnected: {error:#}"),
@@ -134,28 +183,43 @@ impl Drop for Member<'_> {
 enum Step {
     Incoming(Option<Result<Message, async_tungstenite::tungstenite::Error>>),
     Outgoing(Result<Outgoing, async_channel::RecvError>),
-    Tick,
+}
+
+/// Ends when the client is gone, also while a message waits for room in the socket; its last message came at `heard` (monotonic
+/// nanoseconds).
+async fn silence(heard: &AtomicU64, session: &Session) -> anyhow::Result<()> {
+    loop {
+        let heard = LastHeard {
+            message: MonoTime::from_nanos(heard.load(Ordering::Relaxed)),
+            datagram: session.heard(),
+        };
+        let Some(patience) = heard.patience(clock::now(), SILENCE) else {
+            bail!("nothing heard for {} s", SILENCE.as_secs());
+        };
+        Timer::after(patience).await;
+    }
 }
 
 async fn converse(
-    sender: &mut WebSocketSender<Tls>,
-    receiver: &mut WebSocketReceiver<Tls>,
+    (sender, receiver): (&mut WebSocketSender<Tls>, &mut WebSocketReceiver<Tls>),
     outgoing: &async_channel::Receiver<Outgoing>,
-    session: &Arc<Session>,
+    (session, remote): (&Arc<Session>, SocketAddr),
     context: &Arc<Context>,
+    heard: &AtomicU64,
 ) -> anyhow::Result<()> {
-    let mut heard = Instant::now();
     loop {
         let incoming = async { Step::Incoming(receiver.next().await) };
         let queued = async { Step::Outgoing(outgoing.recv().await) };
-        let tick = async {
-            Timer::after(SILENCE).await;
-            Step::Tick
+        // A session that was cut has nothing more to say, and is told why.
+        let step = if session.gate.is_shut() {
+            queued.await
+        } else {
+            incoming.or(queued).await
         };
-        match incoming.or(queued).or(tick).await {
+        match step {
             Step::Incoming(None) => return Ok(()),
             Step::Incoming(Some(message)) => {
-                heard = Instant::now();
+                heard.store(clock::now().as_nanos(), Ordering::Relaxed);
                 match message.map_err(plain_end)? {
                     Message::Text(text) => {
                         let arrived = clock::now();
@@ -171,6 +235,10 @@ async fn converse(
                         };
                         match message {
                             FromClient::Ping { t0 } => {
+                                // Each second: the story may have been changed meanwhile.
+                                let control = context.story();
+                                let control = control.control();
+                                lan::listed(remote.ip(), &control.allow, &control.deny)?;
                                 // Answered here and not through the queue: the stamps have to be close.
                                 let pong = FromServer::Pong {
                                     t0,
@@ -185,6 +253,24 @@ async fn converse(
                             FromClient::Unwatch {} => context.sessions.watch(session, false),
                             FromClient::Clock(clock) => session.set_clock(clock),
                             FromClient::Ages { micros } => session.record_ages(&micros),
+                            FromClient::Clients(request) => {
+                                let Some(role) = session.gate.role() else {
+                                    continue;
+                                };
+                                let by = By::Client(session.peer, role);
+                                let answer = clients::answer(context, by, &request);
+                                // Not through the queue: the request may have ended this session.
+                                let answer = FromServer::Clients { answer };
+                                sender
+                                    .send(Message::text(serde_json::to_string(&answer)?))
+                                    .await?;
+                            }
+                            FromClient::Control(request) => {
+                                let answer = context.sessions.control(session, &request);
+                                session
+                                    .tell(Outgoing::Message(FromServer::ControlAnswer { answer }));
+                                context.record_handovers();
+                            }
                             FromClient::Bye {} => return Ok(()),
                             _ => bail!("a message out of turn"),
                         }
@@ -214,10 +300,6 @@ async fn converse(
                 let _ = sender.send(Message::text(bye)).await;
                 return Ok(());
             }
-            Step::Tick if heard.elapsed() >= SILENCE => {
-                bail!("nothing heard for {} s", SILENCE.as_secs())
-            }
-            Step::Tick => {}
         }
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use soft_kvm_core::Size;
 use soft_kvm_core::story::CaptureParams;
 use soft_kvm_platform::os::clock;
+use soft_kvm_video::cursor::Cursor;
 use soft_kvm_video::frame::Frame;
 use soft_kvm_video::reason::Reason;
 use soft_kvm_video::slot::NewestSlot;
 use soft_kvm_video::source::{Captured, NoPicture, SourceError, VideoSource};
 
-use super::{Shared, open};
+use super::{Shared, Viewers, open};
 
 /// How long a source may be waited for before the thread looks whether it is still wanted.
 const WAIT: Duration = Duration::from_millis(250);
@@ -22,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const REASON_SIZE: Size = Size::new(1280, 720);
 
 /// Runs until the pipeline stops: captures while somebody watches, sleeps otherwise.
-pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>) {
+pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>, viewers: &dyn Viewers) {
     let mut reasons = Reasons::default();
     while let Some((params, generation)) = shared.wait_for_viewers() {
         match open::source(&params, shared) {
@@ -38,8 +39,16 @@ pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>) {
                 );
                 shared.set_source(Some(format!("{} {}", info.driver, info.device)), info.rate);
                 reasons.size = info.size;
-                let outcome = capture(shared, slot, source.as_mut(), generation, &mut reasons);
+                let outcome = capture(
+                    shared,
+                    slot,
+                    viewers,
+                    source.as_mut(),
+                    generation,
+                    &mut reasons,
+                );
                 drop(source);
+                viewers.cursor(&Cursor::default());
                 if let Err(error) = outcome {
                     tracing::warn!("{error}");
                     reasons.show(slot, &words(&error), &info.device);
@@ -62,6 +71,7 @@ pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>) {
 fn capture(
     shared: &Shared,
     slot: &NewestSlot<Frame>,
+    viewers: &dyn Viewers,
     source: &mut dyn VideoSource,
     generation: u64,
     reasons: &mut Reasons,
@@ -74,6 +84,7 @@ fn capture(
                 slot.put(frame);
             }
             Captured::Nothing => {}
+            Captured::Cursor(cursor) => viewers.cursor(&cursor),
             Captured::NoPicture(state) => {
                 let device = source.info().device;
                 reasons.show(slot, &state, &device);

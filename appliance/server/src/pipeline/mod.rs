@@ -5,27 +5,37 @@
 //! device is closed.
 
 mod capture;
+mod converting;
 mod encode;
+mod ladder;
 mod open;
+mod rungs;
 mod state;
 mod testcard;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_protocol::control::VideoInfo;
 use soft_kvm_protocol::media::AccessUnit;
+use soft_kvm_video::cursor::Cursor;
 use soft_kvm_video::slot::NewestSlot;
 
+pub(crate) use rungs::makes_h264;
 pub use state::{Counters, Shared};
 
-/// Where encoded pictures go; called on the `encode` thread.
+/// Where encoded pictures go; called on the `encode` thread unless said otherwise.
 pub trait Viewers: Send + Sync {
     /// Hands an access unit to everyone who watches.
     fn deliver(&self, unit: &AccessUnit<'_>);
 
     /// Tells everyone who watches, or will watch, what the picture is.
     fn announce(&self, info: VideoInfo);
+
+    /// Tells everyone who watches, or will watch, about the cursor, which is not in the picture; called on the
+    /// `capture` thread.
+    fn cursor(&self, cursor: &Cursor);
 }
 
 /// The running pipeline; dropping it stops and joins the threads.
@@ -44,16 +54,25 @@ impl Pipeline {
         let slot = Arc::new(NewestSlot::default());
         shared.attach(Arc::clone(&slot));
         let capture = {
-            let (shared, slot) = (Arc::clone(&shared), Arc::clone(&slot));
+            let (shared, slot, viewers) =
+                (Arc::clone(&shared), Arc::clone(&slot), Arc::clone(&viewers));
             std::thread::Builder::new()
                 .name("capture".into())
-                .spawn(move || capture::run(&shared, &slot))?
+                .spawn(move || {
+                    lockdown::narrow(Class::Device);
+                    capture::run(&shared, &slot, viewers.as_ref());
+                })?
         };
         let encode = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name("encode".into())
-                .spawn(move || encode::run(&shared, &slot, viewers.as_ref()))?
+                .spawn(move || {
+                    lockdown::narrow(Class::Device);
+                    // Drivers take their time to say what they have: not when the first viewer comes.
+                    rungs::ask_drivers(&shared.encode_params());
+                    encode::run(&shared, &slot, viewers.as_ref(), &rungs::Machine);
+                })?
         };
         Ok(Self {
             shared,

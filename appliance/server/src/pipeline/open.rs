@@ -21,45 +21,30 @@ pub(super) fn source(
     shared.echo_shown.store(shown, Ordering::Relaxed);
     if shown {
         let echo = Arc::clone(&shared.echo);
-        return Ok(Box::new(TestCardSource::new(
-            params,
-            echo,
-            shared.name.clone(),
-        )));
+        return Ok(Box::new(TestCardSource::new(params, echo, shared.name())));
     }
-    probe::open(&choice, params.size, params.fps)
+    probe::open(&choice, params.size, params.fps, params.edid.as_deref())
 }
 
 fn choose(params: &CaptureParams) -> Result<Choice, SourceError> {
     let device = params.device.as_ref().map(PathBuf::from);
-    // Without a device the first of the wanted kind, also one that `auto` would not take, such as a webcam.
-    let first = |wanted: fn(&Choice) -> bool, kind: &'static str| {
-        let found = probe::probe()
-            .into_iter()
-            .map(|candidate| candidate.choice)
-            .find(wanted);
-        found.ok_or_else(|| SourceError::Unsupported {
-            device: kind.to_owned(),
-            what: "this machine has no such device: soft-kvm-server devices lists what there is"
-                .to_owned(),
-        })
+    let missing = |kind: &str| SourceError::Unsupported {
+        device: kind.to_owned(),
+        what: "this machine has no such device: soft-kvm-server devices lists what there is"
+            .to_owned(),
     };
     Ok(match params.driver {
         CaptureDriver::Auto => probe::chosen(&probe::probe()),
         CaptureDriver::V4l2 => match device {
             Some(device) => Choice::V4l2 { device },
-            None => first(|choice| matches!(choice, Choice::V4l2 { .. }), "v4l2")?,
+            None => probe::first_capture(&probe::probe()).ok_or_else(|| missing("v4l2"))?,
         },
-        CaptureDriver::Kms => match (
-            device,
-            first(|choice| matches!(choice, Choice::Kms { .. }), "kms"),
-        ) {
-            (Some(device), _) | (None, Ok(Choice::Kms { device, .. })) => Choice::Kms {
-                device,
-                connector: params.connector.clone(),
-            },
-            (None, other) => other?,
-        },
+        CaptureDriver::Kms => {
+            let connector = params.connector.clone();
+            let first = || probe::first_card(&probe::probe(), connector.as_deref());
+            let device = device.or_else(first).ok_or_else(|| missing("kms"))?;
+            Choice::Kms { device, connector }
+        }
         CaptureDriver::X11 => Choice::X11 {
             display: params.device.clone(),
         },

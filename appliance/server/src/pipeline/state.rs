@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use soft_kvm_core::FrameRate;
-use soft_kvm_core::story::{CaptureParams, VideoParams};
+use soft_kvm_core::story::{CaptureParams, EncoderDriver, VideoParams};
 use soft_kvm_input::echo::EchoState;
 use soft_kvm_video::frame::Frame;
 use soft_kvm_video::slot::NewestSlot;
@@ -23,6 +23,10 @@ pub struct Counters {
     pub refreshed: AtomicU64,
     /// Frames that the encoder or the converter failed on.
     pub encoder_errors: AtomicU64,
+    /// Times that an encoder was left for a lesser one.
+    pub encoder_falls: AtomicU64,
+    /// Bytes of pixels that the CPU has read or written, counted once for each stage.
+    pub cpu_bytes: AtomicU64,
 }
 
 /// State shared by the pipeline's threads and its owner.
@@ -34,8 +38,7 @@ pub struct Shared {
     slot: Mutex<Option<Arc<NewestSlot<Frame>>>>,
     /// What the test card shows of the input.
     pub echo: Arc<Mutex<EchoState>>,
-    /// The server's name, for the test card.
-    pub name: String,
+    name: Mutex<String>,
     /// Whether the picture is the test card.
     pub echo_shown: Arc<AtomicBool>,
     /// Frames by stage.
@@ -45,10 +48,11 @@ pub struct Shared {
 #[derive(Debug)]
 struct Control {
     capture: CaptureParams,
-    encode: VideoParams,
+    encode: Arc<VideoParams>,
     generation: u64,
     watching: usize,
     source: Option<String>,
+    encoder: Option<EncoderDriver>,
     rate: FrameRate,
     stopped: bool,
 }
@@ -66,17 +70,18 @@ impl Shared {
             control: Mutex::new(Control {
                 rate: capture.fps,
                 capture,
-                encode,
+                encode: Arc::new(encode),
                 generation: 0,
                 watching: 0,
                 source: None,
+                encoder: None,
                 stopped: false,
             }),
             changed: Condvar::new(),
             key_frame: AtomicBool::new(false),
             slot: Mutex::new(None),
             echo,
-            name,
+            name: Mutex::new(name),
             echo_shown: Arc::new(AtomicBool::new(false)),
             counters: Counters::default(),
         }
@@ -111,9 +116,23 @@ impl Shared {
         self.changed.notify_all();
     }
 
+    /// The server's name, for the test card.
+    pub fn name(&self) -> String {
+        self.name_lock().clone()
+    }
+
+    /// The server has another name: a test card that is shown is drawn anew.
+    pub fn set_name(&self, name: &str) {
+        let old = std::mem::replace(&mut *self.name_lock(), name.to_owned());
+        if old != name && self.echo_shown.load(Ordering::Relaxed) {
+            let capture = self.lock().capture.clone();
+            self.set_capture(capture);
+        }
+    }
+
     /// Encodes with other settings from the next picture on.
     pub fn set_encode(&self, settings: VideoParams) {
-        self.lock().encode = settings;
+        self.lock().encode = Arc::new(settings);
     }
 
     /// Frames that were dropped because a newer one came.
@@ -124,6 +143,15 @@ impl Shared {
     /// What is captured at the moment, e.g. `v4l2 /dev/video0`.
     pub fn source(&self) -> Option<String> {
         self.lock().source.clone()
+    }
+
+    /// What encodes at the moment.
+    pub fn encoder(&self) -> Option<EncoderDriver> {
+        self.lock().encoder
+    }
+
+    pub(super) fn set_encoder(&self, encoder: Option<EncoderDriver>) {
+        self.lock().encoder = encoder;
     }
 
     pub(super) fn set_source(&self, source: Option<String>, rate: FrameRate) {
@@ -176,8 +204,8 @@ impl Shared {
         self.lock().watching > 0
     }
 
-    pub(super) fn encode_params(&self) -> VideoParams {
-        self.lock().encode
+    pub(super) fn encode_params(&self) -> Arc<VideoParams> {
+        Arc::clone(&self.lock().encode)
     }
 
     pub(super) fn take_key_frame_request(&self) -> bool {
@@ -187,6 +215,10 @@ impl Shared {
     // The fields are consistent between any two statements: a panic elsewhere does not spoil them.
     fn lock(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name_lock(&self) -> MutexGuard<'_, String> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slot_lock(&self) -> MutexGuard<'_, Option<Arc<NewestSlot<Frame>>>> {

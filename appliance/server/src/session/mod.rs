@@ -1,11 +1,14 @@
 //! One connected client: its media streams and its input, whichever thread touches them.
 
+mod cursor;
+mod gate;
 mod rx;
 mod sink;
+mod turns;
 mod tx;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
@@ -16,16 +19,22 @@ use soft_kvm_input::session::TargetSession;
 use soft_kvm_monitoring::{ConnectStage, InputStage, Latency, Metrics, VideoStage};
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{FromServer, MAX_AGES, Ssrcs, VideoInfo};
+use soft_kvm_protocol::handover::{ControlAnswer, ControlRequest};
 use soft_kvm_protocol::input::carrier::InputSealer;
 use soft_kvm_protocol::media::{
     AccessUnit, Opener, Pushed, Sealer, SenderConfig, SenderStats, SrtpKeys, Ssrc, VideoSender,
 };
 use soft_kvm_security::Fingerprint;
+use soft_kvm_security::handover::SessionId;
+use soft_kvm_video::cursor::Cursor;
 
 use crate::pipeline::{Shared, Viewers};
+use cursor::{CurrentCursor, SessionCursor};
 
+pub use gate::Gate;
 pub use rx::MediaReceiver;
-pub use sink::{SinkChoice, TargetSink};
+pub use sink::{Devices, SinkChoice, TargetSink};
+pub use turns::Turns;
 pub use tx::MediaTransmitter;
 
 /// Messages that wait for a client's control channel; a client that reads none of so many is dropped.
@@ -47,6 +56,8 @@ pub struct SessionConfig {
     pub peer: Fingerprint,
     /// The client's name for people.
     pub name: String,
+    /// What the client may do; its sink asks the same gate.
+    pub gate: Arc<Gate>,
     /// Stream identifiers.
     pub ssrc: Ssrcs,
     /// RTP parameters.
@@ -62,13 +73,20 @@ pub struct Session {
     pub peer: Fingerprint,
     /// The client's name for people.
     pub name: String,
+    /// What the client may do.
+    pub gate: Arc<Gate>,
     ssrc: Ssrcs,
     video: Mutex<Video>,
     input: Mutex<Input>,
+    cursor: Mutex<SessionCursor>,
     remote: Mutex<Option<SocketAddr>>,
     clock: Mutex<Option<ClockOffset>>,
     watching: AtomicBool,
+    /// When the client's last authentic datagram came, in monotonic nanoseconds.
+    heard: AtomicU64,
     outgoing: Sender<Outgoing>,
+    /// This session's number among those that may have keyboard and mouse.
+    seat: (SessionId, Arc<Turns>),
     figures: Figures,
 }
 
@@ -99,6 +117,15 @@ struct Input {
     sealer: InputSealer,
     target: TargetSession<TargetSink>,
     payload: Vec<u8>,
+    answer_to: AnswerTo,
+}
+
+/// Which way the newest input came: acknowledgements go back the same.
+#[derive(Clone, Copy, Debug)]
+enum AnswerTo {
+    Nobody,
+    ControlChannel,
+    Udp(SocketAddr),
 }
 
 impl Session {
@@ -107,13 +134,17 @@ impl Session {
     pub fn new(
         config: SessionConfig,
         keys: &SrtpKeys,
-        sink: TargetSink,
+        mut sink: TargetSink,
         metrics: &Metrics,
     ) -> (Self, async_channel::Receiver<Outgoing>) {
         let (outgoing, receiver) = async_channel::bounded(OUTGOING);
+        sink.turn().attach(outgoing.clone());
+        let (number, turns) = sink.turn().ends();
+        let seat = (number, Arc::clone(turns));
         let SessionConfig {
             peer,
             name,
+            gate,
             ssrc,
             sender,
             accepted,
@@ -133,6 +164,7 @@ impl Session {
             figures,
             peer,
             name,
+            gate,
             ssrc,
             video: Mutex::new(Video {
                 sender: VideoSender::new(
@@ -148,11 +180,18 @@ impl Session {
                 sealer: InputSealer::new(Sealer::new(keys.server(), Ssrc(ssrc.feedback))),
                 target: TargetSession::new(sink),
                 payload: Vec::new(),
+                answer_to: AnswerTo::Nobody,
             }),
+            cursor: Mutex::new(SessionCursor::new(Sealer::new(
+                keys.server(),
+                Ssrc(ssrc.cursor),
+            ))),
             remote: Mutex::new(None),
             clock: Mutex::new(None),
             watching: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
             outgoing,
+            seat,
         };
         (session, receiver)
     }
@@ -191,6 +230,8 @@ impl Session {
             }
             MessageKind::Input => {
                 input.target.handle_datagram(now, message)?;
+                input.answer_to = AnswerTo::ControlChannel;
+                self.observe_input(input, Some(now), clock::now());
                 while input.target.poll_transmit(clock::now(), &mut input.payload) {
                     self.tell(Outgoing::Record(input.payload.clone()));
                 }
@@ -198,6 +239,21 @@ impl Session {
             _ => anyhow::bail!("an acknowledgement came from the wrong side"),
         }
         Ok(())
+    }
+
+    /// Records how long newly written reports took; those that waited for their readers have no arrival.
+    fn observe_input(&self, input: &mut Input, arrived: Option<MonoTime>, applied: MonoTime) {
+        let Some(stamp) = input.target.take_last_report() else {
+            return;
+        };
+        if let Some(pressed) = on_our_clock(self, stamp) {
+            self.figures
+                .event_to_injected
+                .observe(applied.since(pressed));
+        }
+        if let Some(arrived) = arrived {
+            self.figures.inject.observe(applied.since(arrived));
+        }
     }
 
     /// Records how old frames were when the client had decoded them, in microseconds.
@@ -215,6 +271,12 @@ impl Session {
         lock(&self.video).sender.stats()
     }
 
+    /// When the client's last authentic datagram came.
+    #[must_use]
+    pub fn heard(&self) -> MonoTime {
+        MonoTime::from_nanos(self.heard.load(Ordering::Relaxed))
+    }
+
     /// Whether the client wants pictures.
     #[must_use]
     pub fn is_watching(&self) -> bool {
@@ -226,9 +288,24 @@ impl Session {
         self.outgoing.close();
     }
 
+    /// Lifts what this session has down on the target, because another client is heard next.
+    fn lift_unheard(&self) {
+        let mut input = lock(&self.input);
+        // Of what still waits only releases pass: nobody is heard now.
+        input.target.write_waiting(clock::now());
+        input.target.sink_mut().set_lifting(true);
+        input.target.lift_unheard();
+        input.target.sink_mut().set_lifting(false);
+    }
+
     /// Lifts all keys; for when the session ends.
     fn close(&self) {
-        lock(&self.input).target.close(clock::now());
+        // Shut while input waits: nothing gets in between.
+        let mut input = lock(&self.input);
+        input.target.close(clock::now());
+        self.gate.shut();
+        input.target.sink_mut().turn().leave();
+        drop(input);
         self.outgoing.close();
     }
 }
@@ -238,6 +315,7 @@ impl Session {
 pub struct Sessions {
     list: RwLock<Vec<Arc<Session>>>,
     video: Mutex<Option<VideoInfo>>,
+    cursor: Mutex<CurrentCursor>,
     pipeline: Arc<Shared>,
     transmit: Arc<tx::Wakeup>,
     /// What clients that have left had been sent.
@@ -251,17 +329,20 @@ impl Sessions {
         Self {
             list: RwLock::default(),
             video: Mutex::new(None),
+            cursor: Mutex::default(),
             pipeline,
             transmit: Arc::default(),
             left: Mutex::default(),
         }
     }
 
-    /// Adds a client, if there are fewer than `max`.
+    /// Adds a client, if there are fewer than `max`, and not half of them with this client's key: one client does not keep
+    /// the others out.
     #[must_use]
     pub fn add(&self, session: &Arc<Session>, max: usize) -> bool {
         let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
-        if list.len() >= max {
+        let own = list.iter().filter(|other| other.peer == session.peer);
+        if list.len() >= max || own.count() >= max.div_ceil(2) {
             return false;
         }
         list.push(Arc::clone(session));
@@ -280,6 +361,37 @@ impl Sessions {
         }
     }
 
+    /// Answers what a session wants with keyboard and mouse; when they go to another, all keys of who had them are up before it
+    /// returns.
+    pub fn control(&self, session: &Session, request: &ControlRequest) -> ControlAnswer {
+        let (number, turns) = &session.seat;
+        turns.request(*number, request, |old| {
+            let all = self.all();
+            let of = all.iter().filter(|other| other.peer == old);
+            of.for_each(|other| other.lift_unheard());
+        })
+    }
+
+    /// Ends those sessions to which `why` gives a reason, code and words, before it returns: no key of theirs and no picture
+    /// for them passes from then on, whether or not the client reads.
+    pub fn cut(&self, why: impl Fn(&Session) -> Option<(&'static str, String)>) {
+        for session in self.all() {
+            let Some((code, message)) = why(&session) else {
+                continue;
+            };
+            tracing::info!(
+                client = session.name,
+                key = session.peer.short(),
+                "session cut: {message}"
+            );
+            session.tell(Outgoing::Message(FromServer::Error {
+                code: code.to_owned(),
+                message,
+            }));
+            self.remove(&session);
+        }
+    }
+
     /// Starts or stops sending pictures to a client.
     pub fn watch(&self, session: &Session, watch: bool) {
         if session.watching.swap(watch, Ordering::AcqRel) == watch {
@@ -288,6 +400,12 @@ impl Sessions {
         lock(&session.video).needs_idr = true;
         if watch && let Some(info) = lock(&self.video).clone() {
             session.tell(Outgoing::Message(FromServer::Video(info)));
+        }
+        if watch {
+            session.show_cursor(&lock(&self.cursor));
+            self.transmit.wake();
+        } else {
+            session.forget_cursor();
         }
         self.pipeline.watch(watch);
     }
@@ -380,6 +498,18 @@ impl Viewers for Sessions {
             }
         });
         *lock(&self.video) = Some(info);
+    }
+
+    fn cursor(&self, cursor: &Cursor) {
+        let mut current = lock(&self.cursor);
+        if current.set(cursor) {
+            self.each(|session| {
+                if session.is_watching() {
+                    session.show_cursor(&current);
+                }
+            });
+            self.transmit.wake();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_platform::os::clock;
+use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::net::UdpSocket;
 use soft_kvm_protocol::media::Batch;
 
@@ -69,14 +70,17 @@ impl MediaTransmitter {
         let thread = std::thread::Builder::new()
             .name("media-tx".into())
             .spawn(move || {
+                lockdown::narrow(Class::Network);
                 let mut batch = Batch::new();
                 let mut timeout = Duration::ZERO;
                 while sessions.transmit.wait(timeout) {
                     let mut next = clock::now() + IDLE;
                     sessions.each(|session| {
-                        if let Some(due) = transmit(session, &socket, &mut batch) {
-                            next = next.min(due);
-                        }
+                        let due = session.send_cursor(&socket);
+                        let due = due
+                            .into_iter()
+                            .chain(transmit(session, &socket, &mut batch));
+                        next = due.fold(next, MonoTime::min);
                     });
                     timeout = next.since(clock::now());
                 }

@@ -1,0 +1,42 @@
+//! "LAN only": which connections are answered.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use soft_kvm_core::IpPrefix;
+use soft_kvm_core::story::ControlParams;
+use soft_kvm_platform::os::net;
+use soft_kvm_security::lan::{self, Refusal};
+
+/// TTL and hop limit of everything that is sent.
+pub(crate) const HOPS: u8 = 1;
+
+/// Keeps a listener's answers on the link.
+pub(crate) fn confine(listener: &TcpListener) -> std::io::Result<()> {
+    let v6 = listener.local_addr()?.is_ipv6();
+    net::limit_hops(listener, v6, HOPS)
+}
+
+/// Whether a connection to `local` from `remote` is talked to: by the story's lists, and by the addresses that the machine has at
+/// this moment unless routed clients are welcome.
+pub(crate) fn admit(
+    local: SocketAddr,
+    remote: SocketAddr,
+    params: &ControlParams,
+) -> Result<(), Refusal> {
+    lan::listed(remote.ip(), &params.allow, &params.deny)?;
+    if params.allow_routed {
+        return Ok(());
+    }
+    // Without a list nobody but loopback and link-local peers gets in.
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let links: Vec<_> = interfaces.iter().map(prefix).collect();
+    lan::check(local.ip(), remote.ip(), &links)
+}
+
+fn prefix(interface: &if_addrs::Interface) -> IpPrefix {
+    let (address, length) = match &interface.addr {
+        if_addrs::IfAddr::V4(v4) => (IpAddr::V4(v4.ip), v4.prefixlen),
+        if_addrs::IfAddr::V6(v6) => (IpAddr::V6(v6.ip), v6.prefixlen),
+    };
+    IpPrefix { address, length }
+}

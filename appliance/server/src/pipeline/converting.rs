@@ -1,0 +1,97 @@
+//! A hardware converter in front of a hardware encoder that does not take what the source gives.
+
+use std::path::Path;
+
+use soft_kvm_core::Bitrate;
+use soft_kvm_platform::os::m2m::{self, M2mConverter, M2mEncoder, M2mKind, M2mNode};
+use soft_kvm_video::codec::{CodecError, CodedFormat, Encoded, EncoderConfig, FrameEncoder};
+use soft_kvm_video::frame::{Frame, PixelFormat};
+
+/// What is asked of converters: first what encoders take most. 4:2:2 comes last: what a converter takes for the matrix
+/// from RGB is not told by all drivers.
+const WANTED: [PixelFormat; 9] = [
+    PixelFormat::Nv12,
+    PixelFormat::I420,
+    PixelFormat::Bgr24,
+    PixelFormat::Rgb24,
+    PixelFormat::Bgrx,
+    PixelFormat::Rgbx,
+    PixelFormat::Rgb565,
+    PixelFormat::Yuyv,
+    PixelFormat::Uyvy,
+];
+
+/// Converter and encoder, with DMA-BUFs between them.
+pub(super) struct Converting {
+    converter: M2mConverter,
+    encoder: M2mEncoder,
+    name: String,
+}
+
+impl Converting {
+    /// The first pair that takes frames like `first` through to the encoder at `node`; `None` if there is none.
+    pub(super) fn open(node: &Path, config: &EncoderConfig, first: &Frame) -> Option<Self> {
+        let usable =
+            |found: &M2mNode| found.kind == Some(M2mKind::Converter) && found.unusable.is_none();
+        let converters: Vec<_> = m2m::probe().into_iter().filter(usable).collect();
+        let pairs = converters
+            .iter()
+            .flat_map(|found| WANTED.into_iter().map(move |format| (found, format)));
+        for (found, format) in pairs {
+            if format == first.info().format {
+                continue;
+            }
+            let pair =
+                M2mConverter::open(&found.path, first, &[format]).and_then(|mut converter| {
+                    let converted = converter.convert(first)?;
+                    let encoder = M2mEncoder::open(node, config, &converted)?;
+                    Ok((converter, encoder))
+                });
+            match pair {
+                Ok((converter, encoder)) => {
+                    return Some(Self {
+                        converter,
+                        encoder,
+                        name: format!("{} ({})", found.path.display(), found.driver),
+                    });
+                }
+                Err(error) => tracing::debug!(
+                    converter = %found.path.display(), ?format, %error, "not with this converter"
+                ),
+            }
+        }
+        None
+    }
+}
+
+impl FrameEncoder for Converting {
+    fn name(&self) -> &'static str {
+        self.encoder.name()
+    }
+
+    fn format(&self) -> CodedFormat {
+        self.encoder.format()
+    }
+
+    fn encode(
+        &mut self,
+        frame: &Frame,
+        idr: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, CodecError> {
+        let converted = self.converter.convert(frame)?;
+        self.encoder.encode(&converted, idr, out)
+    }
+
+    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError> {
+        self.encoder.set_bitrate(bitrate)
+    }
+
+    fn cpu_bytes(&self) -> u64 {
+        self.encoder.cpu_bytes()
+    }
+
+    fn converter(&self) -> Option<&str> {
+        Some(&self.name)
+    }
+}
