@@ -1,22 +1,43 @@
-//! The `input` thread: the operator's devices, taken for the server alone.
+//! The `input` thread: the operator's devices, taken for a server alone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::bail;
-use soft_kvm_input::chord::{Chord, ChordDetector};
-use soft_kvm_input::{InputSource, SourceEvent, Waker};
-use soft_kvm_platform::os::clock;
-use soft_kvm_platform::os::evdev::{EvdevSource, Selection};
-use soft_kvm_protocol::input::{DeviceId, Record};
+use anyhow::{Context as _, bail};
+use soft_kvm_core::MonoTime;
+use soft_kvm_input::{Action, Binding, EdgeRule, InputSource, Place, SourceEvent, Waker};
+use soft_kvm_platform::os::evdev::{self, EvdevSource, Guard, Release, STALL, Selection};
+use soft_kvm_platform::os::seat::Seat;
+use soft_kvm_platform::os::thread::{Urgency, prioritise};
+use soft_kvm_platform::os::{clock, confine};
+use soft_kvm_protocol::input::{DeviceId, LedState, Record};
 use soft_kvm_service::console;
 
 use crate::run::Shared;
 use crate::session::outputs::lock;
+use crate::steer::{Outcome, Steering, Turn};
 
 /// How often the thread looks whether the connection came or went.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often it looks at the session and tells the guard that it lives.
+const BEAT: Duration = Duration::from_millis(250);
+/// The subcommand that is the guard.
+pub(crate) const GUARD: &str = "guard";
+
+/// How devices are taken.
+#[derive(Clone, Debug)]
+pub(crate) struct GrabOptions {
+    /// Which.
+    pub(crate) selection: Selection,
+    /// The devices go back after this, unless that is confirmed.
+    pub(crate) trial: Option<Duration>,
+    /// Chords other than the default ones.
+    pub(crate) chords: Vec<Binding>,
+    /// What screen edges do.
+    pub(crate) edges: Vec<EdgeRule>,
+}
 
 /// The running thread; dropping it lets all devices go.
 #[derive(Debug)]
@@ -43,21 +64,48 @@ impl Grab {
         }
     }
 
-    /// Starts the thread.
+    /// Starts the guard and the thread.
     ///
     /// # Errors
-    /// The devices cannot be watched.
-    pub(crate) fn start(selection: Selection, shared: Arc<Shared>) -> anyhow::Result<Self> {
-        let source = EvdevSource::new(selection)?;
+    /// The devices cannot be watched, the guard cannot be started, or chords collide.
+    pub(crate) fn start(options: GrabOptions, shared: Arc<Shared>) -> anyhow::Result<Self> {
+        let steering = Steering::new(Arc::clone(&shared), &options.chords, &options.edges)?;
+        let guard = Guard::start(&confine::own_executable(), &[GUARD], &steering.panic())
+            .context("no device is taken without its guard process")?;
+        let guard = Arc::new(guard);
+        let source = EvdevSource::new(options.selection)?.with_guard(Arc::clone(&guard));
         let waker = source.waker();
-        console::err(shared.lang.pick(
-            "LeftCtrl+RightCtrl+Esc (or both Shift keys and Esc) gives keyboard and mouse back at any moment.",
-            "左Ctrl+右Ctrl+Esc（または両Shift+Esc）で、いつでもキーボードとマウスを取り戻せます。",
-        ));
-        let worker = Arc::clone(&shared);
+        steering.introduce();
+        if let Some(trial) = options.trial {
+            let seconds = trial.as_secs();
+            let keep = steering.chords_of(Action::Keep);
+            console::err(format!(
+                "{} {keep}",
+                shared.lang.pick(
+                    &format!(
+                        "They come back {seconds} s after they are taken, unless confirmed by"
+                    ),
+                    &format!("占有から {seconds} 秒後に返します。続けるには次を押してください："),
+                )
+            ));
+        }
+        let worker = Worker {
+            source,
+            guard,
+            steering,
+            seat: Seat::of_this_process(),
+            seat_active: true,
+            leds: vec![Vec::new(); shared.remotes.len()],
+            held: false,
+            relight: false,
+            trial: options.trial,
+            deadline: None,
+            next_beat: Instant::now(),
+            shared: Arc::clone(&shared),
+        };
         let thread = std::thread::Builder::new()
             .name("input".into())
-            .spawn(move || work(source, &worker))?;
+            .spawn(move || worker.run())?;
         Ok(Self {
             shared,
             waker,
@@ -80,38 +128,88 @@ impl Drop for Grab {
     }
 }
 
-fn work(mut source: EvdevSource, shared: &Shared) {
-    let panic = Chord::default_panic()
-        .into_iter()
-        .map(|chord| (chord, ()))
-        .collect();
-    let mut chords = ChordDetector::new(panic);
-    let mut given_back = false;
-    let mut held = false;
-    while !shared.is_stopped() {
-        // Without a server the devices are the operator's own.
-        let wanted = !given_back && shared.link().is_some();
-        if wanted != held {
-            source.set_grabbed(wanted);
-            held = wanted;
-        }
-        while let Ok(message) = shared.feedback.1.try_recv() {
-            if let Ok(Record::Leds(device, leds)) = Record::parse(&message) {
-                source.set_leds(device, leds);
+/// The guard's process.
+///
+/// # Errors
+/// It was started by hand.
+pub(crate) fn guard() -> anyhow::Result<()> {
+    evdev::run_guard().context("this is for soft-kvm-client itself")
+}
+
+struct Worker {
+    source: EvdevSource,
+    guard: Arc<Guard>,
+    steering: Steering,
+    seat: Seat,
+    seat_active: bool,
+    /// What each server told of the devices' LEDs.
+    leds: Vec<Vec<(DeviceId, LedState)>>,
+    held: bool,
+    /// The LEDs of the current server are to be shown anew.
+    relight: bool,
+    trial: Option<Duration>,
+    deadline: Option<Instant>,
+    next_beat: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        prioritise(Urgency::Input);
+        while !self.shared.is_stopped() {
+            if let Err(error) = self.step() {
+                // Dropping the source gives everything back.
+                tracing::error!("{error:#}: input devices are given back");
+                self.steering.give_back(clock::now());
+                return;
             }
         }
-        let link = shared.link();
-        if link.as_ref().is_some_and(|link| link.take_restarted()) {
-            source.repeat_state();
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        self.heed_guard()?;
+        if Instant::now() >= self.next_beat {
+            self.next_beat = Instant::now() + BEAT;
+            self.guard.beat().context("the guard process has ended")?;
+            self.look_at_seat();
+            self.steering.look_at_screen();
         }
-        let mut panicked = false;
-        let outcome = source.wait(Some(LOOK), &mut |event| match event {
-            SourceEvent::Report(report) => {
-                for event in report.events {
-                    panicked |= chords.follow(report.device, *event).is_some();
+        if self.deadline.is_some_and(|end| Instant::now() >= end) {
+            self.deadline = None;
+            self.trial = None;
+            self.steering.give_back(clock::now());
+            self.steering.tell_place();
+        }
+        let mut link = self.steering.link();
+        self.hold(link.is_some() && self.seat_active && !self.is_stalled());
+        self.show_leds();
+        if link.as_ref().is_some_and(|link| link.take_restarted()) {
+            self.source.repeat_state();
+        }
+
+        let (steering, shared) = (&mut self.steering, &*self.shared);
+        let (mut moved, mut kept, mut taken) = (false, false, false);
+        let mut turn = |steering: &mut Steering, turn: Turn| match steering.turn(turn, clock::now())
+        {
+            Outcome::Moved => moved = true,
+            Outcome::Kept => kept = true,
+            Outcome::Stays => {}
+        };
+        self.source.wait(Some(LOOK), &mut |event| match event {
+            SourceEvent::Report(report) => match steering.follow(&report) {
+                Some(asked) => {
+                    turn(steering, asked);
+                    link = steering.link();
                 }
-                if let Some(link) = link.as_ref().filter(|_| !panicked) {
-                    link.push(clock::now(), report);
+                None => {
+                    if let Some(link) = &link {
+                        link.push(clock::now(), report);
+                    }
+                }
+            },
+            SourceEvent::Overheard(report) => {
+                if let Some(asked) = steering.follow(&report) {
+                    turn(steering, asked);
                 }
             }
             SourceEvent::Added {
@@ -120,53 +218,152 @@ fn work(mut source: EvdevSource, shared: &Shared) {
                 path,
             } => {
                 tracing::info!(path, %class, name = device.name, "input device");
+                steering.add_device(device);
                 lock(&shared.devices).push(device.clone());
                 tell(shared, &Record::DeviceAdd(Box::new(device.clone())));
             }
-            SourceEvent::Grabbed(device) => tracing::info!(%device, "taken"),
-            SourceEvent::Removed(device) => removed(shared, &mut chords, device),
+            SourceEvent::Grabbed(device) => {
+                tracing::info!(%device, "taken");
+                // All its keys are up.
+                steering.remove_device(device);
+                taken = true;
+            }
+            SourceEvent::Removed(device) => {
+                tracing::info!(%device, "input device unplugged");
+                steering.unplugged(device);
+                removed(shared, device);
+            }
             SourceEvent::Problem(error) => tracing::warn!("{error}"),
             _ => {}
-        });
-        if let Err(error) = outcome {
-            tracing::error!("{error}: input devices are given back");
+        })?;
+        self.relight |= taken || moved;
+        if moved {
+            self.source.repeat_state();
+            self.hold(self.held && self.steering.link().is_some());
+            self.steering.tell_place();
+        }
+        if taken && let Some(trial) = self.trial.take() {
+            self.deadline = Some(Instant::now() + trial);
+        }
+        if kept && self.deadline.take().is_some() {
+            let text = self.shared.lang.pick(
+                "Confirmed: keyboard and mouse stay taken.",
+                "確認しました。キーボードとマウスの占有を続けます。",
+            );
+            console::err(text);
+        }
+        Ok(())
+    }
+
+    /// Takes the devices or gives them back. Without a server they are the operator's own.
+    fn hold(&mut self, wanted: bool) {
+        if wanted == self.held {
             return;
         }
-        if panicked {
-            given_back = true;
-            source.set_grabbed(false);
-            held = false;
-            chords.clear();
-            if let Some(link) = &link {
-                link.release_all(clock::now());
+        self.held = wanted;
+        self.source.set_grabbed(wanted);
+        if !wanted && let Some(link) = self.steering.link() {
+            self.steering.let_go(&link, clock::now());
+        }
+    }
+
+    /// What the guard did while this thread did not run.
+    fn heed_guard(&mut self) -> anyhow::Result<()> {
+        let Some(release) = self
+            .guard
+            .poll_release()
+            .context("the guard process has ended")?
+        else {
+            return Ok(());
+        };
+        tracing::warn!(?release, "the guard gave the input devices back");
+        self.hold(false);
+        if release == Release::Chord {
+            self.steering.give_back(clock::now());
+            self.steering.tell_place();
+        }
+        Ok(())
+    }
+
+    fn look_at_seat(&mut self) {
+        let active = self.seat.is_active();
+        if active != self.seat_active {
+            self.seat_active = active;
+            tracing::info!(active, "the session that is shown has changed");
+        }
+        if self.seat.take_slept() {
+            tracing::info!("the machine was suspended");
+            // Taken again when all keys are up.
+            self.hold(false);
+        }
+    }
+
+    /// Whether the thread that keeps the connections has not run for long.
+    fn is_stalled(&self) -> bool {
+        let seen = MonoTime::from_nanos(self.shared.control_seen.load(Ordering::Acquire));
+        let stalled = clock::now().since(seen) >= STALL;
+        if stalled && self.held {
+            tracing::warn!("the connections do not react: input devices are given back");
+        }
+        stalled
+    }
+
+    /// Shows the LEDs of the current server on the devices.
+    fn show_leds(&mut self) {
+        for (index, remote) in self.shared.remotes.iter().enumerate() {
+            let current = self.steering.place() == Place::Server(index);
+            let Some(known) = self.leds.get_mut(index) else {
+                return;
+            };
+            while let Ok(message) = remote.feedback.1.try_recv() {
+                if let Ok(Record::Leds(device, leds)) = Record::parse(&message) {
+                    known.retain(|(other, _)| *other != device);
+                    known.push((device, leds));
+                    self.relight |= current;
+                }
             }
-            console::err(shared.lang.pick(
-                "Keyboard and mouse are yours again. Start soft-kvm-client again to take them.",
-                "キーボードとマウスを返しました。もう一度使うには soft-kvm-client を起動し直してください。",
-            ));
+        }
+        if !std::mem::replace(&mut self.relight, false) || !self.held {
+            return;
+        }
+        let Place::Server(index) = self.steering.place() else {
+            return;
+        };
+        let known = self.leds.get(index).map_or(&[][..], Vec::as_slice);
+        for device in lock(&self.shared.devices).iter() {
+            let told = known.iter().find(|(other, _)| *other == device.id);
+            let lit = told.map_or(0, |(_, leds)| leds.lit & leds.known);
+            // A lamp that the server has not told is dark, as on a keyboard just plugged in.
+            let leds = LedState {
+                known: u16::MAX,
+                lit,
+            };
+            self.source.set_leds(device.id, leds);
         }
     }
 }
 
-fn removed(shared: &Shared, chords: &mut ChordDetector<()>, device: DeviceId) {
-    tracing::info!(%device, "input device unplugged");
-    chords.remove_device(device);
+fn removed(shared: &Shared, device: DeviceId) {
     lock(&shared.devices).retain(|known| known.id != device);
-    if let Some(link) = shared.link() {
-        link.remove_device(clock::now(), device);
+    for remote in &shared.remotes {
+        if let Some(link) = remote.link() {
+            link.remove_device(clock::now(), device);
+        }
     }
     tell(shared, &Record::DeviceRemove(device));
 }
 
-/// Sends a record on the control channel, if there is one; what is announced later is in `devices`.
+/// Sends a record on every control channel that there is; what is announced later is in `devices`.
 fn tell(shared: &Shared, record: &Record) {
     let mut message = Vec::new();
     record.encode(&mut message);
-    if let Some(records) = lock(&shared.records).as_ref()
-        && records.try_send(message).is_err()
-    {
-        tracing::warn!("the control channel is full: the connection is made anew");
-        records.close();
+    for remote in &shared.remotes {
+        if let Some(records) = lock(&remote.records).as_ref()
+            && records.try_send(message.clone()).is_err()
+        {
+            tracing::warn!("the control channel is full: the connection is made anew");
+            records.close();
+        }
     }
 }
 

@@ -3,11 +3,17 @@
 
 pub mod cli;
 mod control;
+mod desk;
 pub mod devices;
+pub mod doctor;
 mod grab;
+pub mod keys_cmd;
 pub mod record;
+mod remote;
 pub mod run;
 pub mod screenshot;
 mod session;
+mod steer;
+pub mod typing;
 pub mod view;
 mod window;

@@ -1,7 +1,7 @@
 //! The client from start to stop: the main thread shows or waits, the `control` thread connects and reconnects.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,52 +10,69 @@ use async_channel::Sender;
 use async_io::Timer;
 use futures_lite::FutureExt;
 use soft_kvm_core::Lang;
+use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::{clock, process};
+use soft_kvm_protocol::handover::ControlRequest;
 use soft_kvm_protocol::input::DeviceDescriptor;
+use soft_kvm_protocol::roles::Role;
 use soft_kvm_security::{Identity, PeerStore, StateDir};
+use soft_kvm_service::clients::{self, ClientsCommand};
 use soft_kvm_service::{Request, Signals, console};
 
-use crate::cli::{ConnectArgs, TargetArgs, ViewKind};
+use crate::cli::{ConnectArgs, ControlCommand, TargetArgs, ViewKind};
+use crate::control::Connection;
 use crate::control::target::Target;
-use crate::grab::Grab;
+use crate::grab::{Grab, GrabOptions};
 use crate::record::RecordThread;
-use crate::session::link::InputLink;
+use crate::remote::Remote;
+use crate::session::decode::DecoderChoice;
 use crate::session::outputs::{Outputs, lock};
 use crate::session::probe::InputProbe;
 use crate::session::relay::Relay;
-use crate::session::stats::{ProcessReport, Stats};
+use crate::session::stats::ProcessReport;
+use crate::typing::Typist;
 use crate::view::{self, Viewport};
 use crate::window;
+
+/// Time for a server's answer about its clients.
+const CLIENTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the threads of one client share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) peers: PeerStore,
-    pub(crate) target: Target,
+    pub(crate) remotes: Vec<Arc<Remote>>,
     pub(crate) name: String,
     pub(crate) once: bool,
     pub(crate) lang: Lang,
     pub(crate) outputs: Arc<Mutex<Outputs>>,
-    pub(crate) stats: Arc<Mutex<Stats>>,
     pub(crate) viewport: Option<Arc<Viewport>>,
     pub(crate) probe: Option<(u32, Arc<Mutex<InputProbe>>)>,
-    /// The way to the server while there is one.
-    pub(crate) link: Mutex<Option<Arc<InputLink>>>,
-    /// Devices that a server has to know of, announced at every connection.
+    /// A text that is typed instead of showing anything.
+    pub(crate) typist: Option<Arc<Typist>>,
+    pub(crate) decoder: DecoderChoice,
+    /// Devices are taken from this seat.
+    pub(crate) grabs: bool,
+    /// Devices that every server has to know of, announced at every connection.
     pub(crate) devices: Mutex<Vec<DeviceDescriptor>>,
-    /// Input records for the control channel of the current connection.
-    pub(crate) records: Mutex<Option<Sender<Vec<u8>>>>,
-    /// LEDs and auto-repeat that the server told, for the grabbed devices.
-    pub(crate) feedback: (Sender<Vec<u8>>, async_channel::Receiver<Vec<u8>>),
+    /// When the thread that keeps the connections ran last, in nanoseconds of our clock.
+    pub(crate) control_seen: AtomicU64,
     pub(crate) stopped: AtomicBool,
     pub(crate) stop: (Sender<()>, async_channel::Receiver<()>),
 }
 
 impl Shared {
-    /// The way to the server, if there is one now.
-    pub(crate) fn link(&self) -> Option<Arc<InputLink>> {
-        lock(&self.link).clone()
+    /// The server whose picture is shown.
+    pub(crate) fn shown(&self) -> Option<&Arc<Remote>> {
+        self.remotes.iter().find(|remote| remote.is_shown())
+    }
+
+    /// Shows another server's picture.
+    pub(crate) fn show(&self, index: usize) {
+        for (other, remote) in self.remotes.iter().enumerate() {
+            remote.set_shown(other == index);
+        }
     }
 
     /// Ends everything.
@@ -67,14 +84,34 @@ impl Shared {
         }
     }
 
+    /// Whether anything of this seat would go to a server.
+    pub(crate) fn controls(&self) -> bool {
+        self.grabs || !lock(&self.devices).is_empty()
+    }
+
     /// Whether [`Shared::stop`] was called.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// A line over the picture, or none.
-    pub(crate) fn status(&self, text: &str) {
-        if let Some(viewport) = &self.viewport {
+    /// Says what this seat wants with keyboard and mouse of the server that is shown.
+    pub(crate) fn wish(&self, request: ControlRequest) {
+        if let Some(remote) = self.shown() {
+            // More wishes than fit are more than anyone means.
+            let _ = remote.wishes.0.try_send(request);
+        }
+    }
+
+    /// Shows who has keyboard and mouse, while there is something to say about it.
+    pub(crate) fn show_desk(&self, remote: &Remote) {
+        if let Some(viewport) = self.viewport.as_ref().filter(|_| remote.is_shown()) {
+            viewport.set_notice(&lock(&remote.desk).notice(clock::now()));
+        }
+    }
+
+    /// A line over a server's picture, or none.
+    pub(crate) fn status(&self, remote: &Remote, text: &str) {
+        if let Some(viewport) = self.viewport.as_ref().filter(|_| remote.is_shown()) {
             viewport.set_status(text);
         }
     }
@@ -85,8 +122,8 @@ impl Shared {
 /// # Errors
 /// In words for the console.
 pub fn connect(args: &ConnectArgs, lang: Lang) -> anyhow::Result<()> {
-    let viewport = (args.view == ViewKind::Window).then(|| Arc::new(Viewport::new()));
-    let outputs = |stats| -> anyhow::Result<Outputs> {
+    let viewport = (args.view != ViewKind::None).then(|| Arc::new(Viewport::new()));
+    let outputs = || -> anyhow::Result<Outputs> {
         Ok(Outputs {
             viewport: viewport.clone(),
             record: args
@@ -98,13 +135,26 @@ pub fn connect(args: &ConnectArgs, lang: Lang) -> anyhow::Result<()> {
             overwrite: args.force,
             relay: None,
             decode: true,
-            stats,
             probe: None,
+            refused: None,
             failed: false,
         })
     };
-    let grab = Grab::selection(&args.grab)?;
-    run(&args.target, args, outputs, grab, lang)
+    let grab = Grab::selection(&args.grab)?.map(|selection| GrabOptions {
+        selection,
+        trial: args.trial,
+        chords: args.chord.clone(),
+        edges: args.edge.clone(),
+    });
+    run(args, outputs, grab, None, lang)
+}
+
+/// The process that gives grabbed devices back when the client hangs.
+///
+/// # Errors
+/// It was not started by the client.
+pub fn guard() -> anyhow::Result<()> {
+    crate::grab::guard()
 }
 
 /// `soft-kvm-client relay …`.
@@ -119,37 +169,75 @@ pub fn relay(
     lang: Lang,
 ) -> anyhow::Result<()> {
     let args = ConnectArgs {
-        target: target.clone(),
+        servers: target.server.iter().cloned().collect(),
+        state_dir: target.state_dir.clone(),
         view: ViewKind::None,
         seconds,
         ..ConnectArgs::default()
     };
-    let outputs = |stats| -> anyhow::Result<Outputs> {
+    let outputs = || -> anyhow::Result<Outputs> {
         Ok(Outputs {
-            viewport: None,
-            record: None,
-            screenshot: None,
-            overwrite: false,
             relay: Some(Relay::new(rtp, sdp)?),
-            decode: false,
-            stats,
-            probe: None,
-            failed: false,
+            ..nothing()
         })
     };
-    run(target, &args, outputs, None, lang)
+    run(&args, outputs, None, None, lang)
+}
+
+/// Connects for a text only; the typist knows how it went.
+pub(crate) fn type_text(
+    target: &TargetArgs,
+    typist: &Arc<Typist>,
+    lang: Lang,
+) -> anyhow::Result<()> {
+    let args = ConnectArgs {
+        servers: target.server.iter().cloned().collect(),
+        state_dir: target.state_dir.clone(),
+        view: ViewKind::None,
+        view_only: true,
+        once: true,
+        ..ConnectArgs::default()
+    };
+    run(
+        &args,
+        || Ok(nothing()),
+        None,
+        Some(Arc::clone(typist)),
+        lang,
+    )
+}
+
+fn nothing() -> Outputs {
+    Outputs {
+        viewport: None,
+        record: None,
+        screenshot: None,
+        overwrite: false,
+        relay: None,
+        decode: false,
+        probe: None,
+        refused: None,
+        failed: false,
+    }
 }
 
 fn run(
-    target: &TargetArgs,
     args: &ConnectArgs,
-    outputs: impl FnOnce(Arc<Mutex<Stats>>) -> anyhow::Result<Outputs>,
-    grab: Option<soft_kvm_platform::os::evdev::Selection>,
+    outputs: impl FnOnce() -> anyhow::Result<Outputs>,
+    grab: Option<GrabOptions>,
+    typist: Option<Arc<Typist>>,
     lang: Lang,
 ) -> anyhow::Result<()> {
     console::start_logging();
+    if let Err(error) = process::keep_secrets() {
+        tracing::warn!(%error, "the key may get into a core dump");
+    }
+    // Before any thread is made, for they take over what this one has.
+    if let Err(error) = lockdown::filter_calls(Class::Desktop) {
+        tracing::warn!(%error, "no system call is taken away");
+    }
     let signals = Signals::new()?;
-    let Some(text) = target.server.as_deref() else {
+    if args.servers.is_empty() {
         bail!(
             "{}",
             lang.pick(
@@ -157,35 +245,50 @@ fn run(
                 "--server でサーバーを指定してください"
             )
         );
-    };
-    let state = StateDir::open(console::state_path(target.state_dir.as_deref(), "client")?)?;
+    }
+    let state = StateDir::open(console::state_path(args.state_dir.as_deref(), "client")?)?;
     let peers = PeerStore::open(&state)?;
-    let stats = Arc::new(Mutex::new(Stats::new()));
-    let mut outputs = outputs(Arc::clone(&stats))?;
+    let mut outputs = outputs()?;
     let probe = args
         .probe_input
         .map(|hz| (hz, Arc::new(Mutex::new(InputProbe::default()))));
     outputs.probe = probe.as_ref().map(|(_, probe)| Arc::clone(probe));
     let viewport = outputs.viewport.clone();
+    let remotes: anyhow::Result<Vec<_>> = args
+        .servers
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let target = Target::new(text, &peers)?;
+            Ok(Arc::new(Remote::new(
+                target,
+                index == 0 && typist.is_none(),
+            )))
+        })
+        .collect();
     let shared = Arc::new(Shared {
         identity: Identity::load_or_create(&state)?,
-        target: Target::new(text, &peers)?,
+        remotes: remotes?,
         peers,
         name: process::host_name(),
         once: args.once,
         lang,
         outputs: Arc::new(Mutex::new(outputs)),
-        stats,
         viewport,
         probe,
-        link: Mutex::new(None),
+        typist,
+        decoder: args.decoder.clone(),
+        grabs: grab.is_some(),
         devices: Mutex::new(Vec::new()),
-        records: Mutex::new(None),
-        feedback: async_channel::bounded(64),
+        control_seen: AtomicU64::new(clock::now().as_nanos()),
         stopped: AtomicBool::new(false),
         stop: async_channel::bounded(1),
     });
-    let sends = !args.view_only && grab.is_none();
+    if shared.typist.is_some() {
+        lock(&shared.devices).push(Typist::keyboard());
+    }
+    // A monitor without a window system has no keyboard of its own.
+    let sends = !args.view_only && grab.is_none() && args.view != ViewKind::Kms;
     if shared.viewport.is_some() && sends || shared.probe.is_some() {
         *lock(&shared.devices) = vec![
             view::window_keyboard(window::KEYBOARD),
@@ -193,7 +296,7 @@ fn run(
         ];
     }
     let grab = grab
-        .map(|selection| Grab::start(selection, Arc::clone(&shared)))
+        .map(|options| Grab::start(options, Arc::clone(&shared)))
         .transpose()?;
     let connecting = {
         let shared = Arc::clone(&shared);
@@ -215,7 +318,10 @@ fn run(
     };
     let shown = match shared.viewport.clone() {
         Some(viewport) => {
-            let shown = window::run(&shared, &viewport, sends);
+            let shown = match args.view {
+                ViewKind::Kms => window::run_on_screen(&shared, &viewport, args),
+                _ => window::run(&shared, &viewport, sends, args),
+            };
             shared.stop();
             shown
         }
@@ -248,14 +354,22 @@ fn finish(
         clippy::cast_precision_loss,
         reason = "memory sizes are far below 2^52 bytes"
     )]
-    let report = lock(&shared.stats).report(ProcessReport {
+    let process = || ProcessReport {
         cpu_percent: usage.cpu.saturating_sub(cpu_before).as_secs_f64() / seconds.max(1e-9) * 100.0,
         rss_peak_mb: usage.resident_peak as f64 / 1e6,
         seconds,
-    });
+    };
     if let Some(path) = &args.stats_json {
-        std::fs::write(path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let reports = shared
+            .remotes
+            .iter()
+            .map(|remote| lock(&remote.stats).report(remote.cursor.report(), process()));
+        let reports: Vec<_> = reports.collect();
+        let text = match reports.as_slice() {
+            [one] => serde_json::to_string_pretty(one)?,
+            several => serde_json::to_string_pretty(several)?,
+        };
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if outputs.screenshot.is_some() {
         bail!("no picture came: no screenshot was written");
@@ -285,7 +399,7 @@ async fn wait_for_end(shared: &Shared, signals: &Signals, end: Option<Duration>)
 }
 
 /// Types by itself while a probe is wanted, at its rate, until the connection ends.
-pub(crate) async fn type_by_itself(shared: &Shared) {
+pub(crate) async fn type_by_itself(shared: &Shared, remote: &Remote) {
     let Some((hz, probe)) = &shared.probe else {
         return std::future::pending().await;
     };
@@ -293,8 +407,11 @@ pub(crate) async fn type_by_itself(shared: &Shared) {
     loop {
         Timer::after(interval).await;
         let now = clock::now();
+        if !remote.is_shown() {
+            continue;
+        }
         let events = lock(probe).next(now);
-        if let (Some(events), Some(link)) = (events, shared.link()) {
+        if let (Some(events), Some(link)) = (events, remote.link()) {
             link.push(
                 now,
                 crate::session::probe::report(window::KEYBOARD, now, &events),
@@ -372,7 +489,8 @@ pub fn pair(
                 peers.add(soft_kvm_security::Peer {
                     name: paired.name.clone(),
                     fingerprint: paired.fingerprint,
-                    role: "admin".to_owned(),
+                    // The server keeps what we may do there.
+                    role: Role::Control,
                     paired_at: console::today(clock::wall()),
                     address: Some(address.to_string()),
                 })?;
@@ -393,6 +511,53 @@ pub fn pair(
         }
     }
     Err(failure)
+}
+
+/// `soft-kvm-client clients`.
+///
+/// # Errors
+/// In words for the console.
+pub fn clients(target: &TargetArgs, command: ClientsCommand, lang: Lang) -> anyhow::Result<()> {
+    let mut connection = connect_once(target, lang)?;
+    let socket = &mut connection.socket;
+    let outcome = clients::run(command, lang, |request| {
+        let limit = async {
+            Timer::after(CLIENTS_LIMIT).await;
+            bail!("no answer within {} s", CLIENTS_LIMIT.as_secs())
+        };
+        async_io::block_on(crate::control::clients::ask(socket, request).or(limit))
+    });
+    // The server sees the end of the connection in any case.
+    let _ = async_io::block_on(socket.close(None));
+    outcome
+}
+
+/// `soft-kvm-client control`.
+///
+/// # Errors
+/// In words for the console.
+pub fn control(target: &TargetArgs, command: &ControlCommand, lang: Lang) -> anyhow::Result<()> {
+    let mut connection = connect_once(target, lang)?;
+    let socket = &mut connection.socket;
+    let outcome = async_io::block_on(crate::control::handover::run(socket, command, lang));
+    // The server sees the end of the connection in any case.
+    let _ = async_io::block_on(socket.close(None));
+    outcome
+}
+
+/// A control channel for one command.
+fn connect_once(target: &TargetArgs, lang: Lang) -> anyhow::Result<Connection> {
+    console::start_logging();
+    let server = target.server.as_deref().context(lang.pick(
+        "which server? give --server NAME",
+        "--server でサーバーを指定してください",
+    ))?;
+    let state = StateDir::open(console::state_path(target.state_dir.as_deref(), "client")?)?;
+    let (identity, peers) = (Identity::load_or_create(&state)?, PeerStore::open(&state)?);
+    let target = Target::new(server, &peers)?;
+    let (addresses, name) = (target.resolve(&peers)?, process::host_name());
+    let open = crate::control::open_first(&identity, &target, addresses, &name);
+    async_io::block_on(open)
 }
 
 fn ask_for_code(lang: Lang) -> anyhow::Result<String> {

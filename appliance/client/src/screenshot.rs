@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use soft_kvm_core::Size;
 use soft_kvm_video::codec::I420Ref;
-use yuv::{YuvRange, YuvStandardMatrix};
+use soft_kvm_video::convert::standard;
+use soft_kvm_video::cursor::{Cursor, over};
 
 use crate::view::convert::{BadPicture, planar_image};
 
@@ -30,7 +31,7 @@ pub enum ScreenshotError {
     },
 }
 
-/// Writes `picture` as an RGB PNG. The file appears complete or not at all: it is written under another name
+/// Writes `picture`, with the cursor over it, as an RGB PNG. The file appears complete or not at all: it is written under another name
 /// in the same folder, flushed to the disk, and renamed.
 ///
 /// # Errors
@@ -38,9 +39,11 @@ pub enum ScreenshotError {
 pub fn write_png(
     path: &Path,
     picture: I420Ref<'_>,
+    cursor: &Cursor,
     overwrite: bool,
 ) -> Result<(), ScreenshotError> {
-    let rgb = to_rgb(picture)?;
+    let mut rgb = to_rgb(picture)?;
+    draw_cursor(&mut rgb, picture.size, cursor);
     let failed = |source| ScreenshotError::Write {
         path: path.to_owned(),
         source,
@@ -80,15 +83,28 @@ fn readable() -> std::fs::Permissions {
 fn to_rgb(picture: I420Ref<'_>) -> Result<Vec<u8>, BadPicture> {
     let image = planar_image(picture)?;
     let mut rgb = vec![0; picture.size.pixels() * 3];
-    yuv::yuv420_to_rgb(
-        &image,
-        &mut rgb,
-        picture.size.width * 3,
-        YuvRange::Limited,
-        YuvStandardMatrix::Bt709,
-    )
-    .map_err(|error| BadPicture::new(picture.size, &error))?;
+    let (range, matrix) = standard(picture.color);
+    let stride = picture.size.width * 3;
+    yuv::yuv420_to_rgb(&image, &mut rgb, stride, range, matrix)
+        .map_err(|error| BadPicture::new(picture.size, &error))?;
     Ok(rgb)
+}
+
+fn draw_cursor(rgb: &mut [u8], size: Size, cursor: &Cursor) {
+    let Some(image) = &cursor.image else {
+        return;
+    };
+    let (pixels, _) = rgb.as_chunks_mut::<3>();
+    image.draw(cursor.position, size, |at, [blue, green, red, alpha]| {
+        if let Some(pixel) = pixels.get_mut(at) {
+            let [r, g, b] = *pixel;
+            *pixel = [
+                over(r, red, alpha),
+                over(g, green, alpha),
+                over(b, blue, alpha),
+            ];
+        }
+    });
 }
 
 fn encode(file: &mut File, size: Size, rgb: &[u8]) -> io::Result<()> {
@@ -105,6 +121,8 @@ fn encode(file: &mut File, size: Size, rgb: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use soft_kvm_video::frame::Colorimetry;
+
     use super::*;
 
     /// Y, Cb, Cr of BT.709 limited range, and the colour that comes out.
@@ -125,6 +143,7 @@ mod tests {
             size: Size::new(32, 16),
             planes: [y, cb, cr],
             strides: [32, 16, 16],
+            color: Colorimetry::default(),
         }
     }
 
@@ -133,7 +152,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for (index, (ycc, rgb)) in COLOURS.into_iter().enumerate() {
             let path = folder.path().join(format!("{index}.png"));
-            write_png(&path, picture(&one_colour(ycc)), false).expect("a picture that fits");
+            write_png(&path, picture(&one_colour(ycc)), &Cursor::default(), false)
+                .expect("a picture that fits");
             let file = io::BufReader::new(File::open(&path).expect("the screenshot"));
             let mut reader = png::Decoder::new(file).read_info().expect("a PNG");
             let mut pixels = vec![0; reader.output_buffer_size().expect("a small picture")];
@@ -160,10 +180,12 @@ mod tests {
         let path = folder.path().join("taken.png");
         std::fs::write(&path, b"mine").expect("a file");
         let data = one_colour([16, 128, 128]);
-        let error = write_png(&path, picture(&data), false).expect_err("the file exists");
+        let error = write_png(&path, picture(&data), &Cursor::default(), false)
+            .expect_err("the file exists");
         assert!(matches!(error, ScreenshotError::Exists(_)), "{error}");
         assert_eq!(std::fs::read(&path).expect("the file"), b"mine");
-        write_png(&path, picture(&data), true).expect("overwriting was allowed");
+        write_png(&path, picture(&data), &Cursor::default(), true)
+            .expect("overwriting was allowed");
         assert_ne!(std::fs::read(&path).expect("the file"), b"mine");
     }
 
@@ -171,7 +193,8 @@ mod tests {
     fn a_folder_that_is_not_there_is_named() {
         let path = Path::new("/nonexistent/folder/a.png");
         let data = one_colour([16, 128, 128]);
-        let error = write_png(path, picture(&data), false).expect_err("no such folder");
+        let error =
+            write_png(path, picture(&data), &Cursor::default(), false).expect_err("no such folder");
         assert!(
             error.to_string().contains("/nonexistent/folder/a.png"),
             "{error}"

@@ -1,37 +1,86 @@
 //! The window on the main thread: pictures in, the window's keyboard and pointer out.
 
-use soft_kvm_core::Size;
+use std::sync::Arc;
+
+use soft_kvm_core::{MonoTime, Size};
 use soft_kvm_platform::os::clock;
+use soft_kvm_platform::os::display::DisplayOptions;
 use soft_kvm_protocol::input::DeviceId;
 
+use crate::cli::ConnectArgs;
 use crate::run::Shared;
 use crate::session::outputs::lock;
-use crate::view::{self, ViewEvent, ViewOptions, Viewport};
+use crate::steer::Steering;
+use crate::typing::Paste;
+use crate::view::screen::{self, ScreenOptions};
+use crate::view::{self, ShownFrame, ViewEvent, ViewOptions, Viewport};
 
 /// The window's keyboard; far from the ids that grabbed devices get.
 pub(crate) const KEYBOARD: DeviceId = DeviceId(0xff00);
 /// The window's pointer.
 pub(crate) const POINTER: DeviceId = DeviceId(0xff01);
 
+/// Shows full screen on a monitor without a window system, until the program ends.
+pub(crate) fn run_on_screen(
+    shared: &Shared,
+    viewport: &Viewport,
+    args: &ConnectArgs,
+) -> anyhow::Result<()> {
+    let options = ScreenOptions {
+        now: clock::now,
+        display: DisplayOptions {
+            device: None,
+            connector: args.screen.clone(),
+        },
+        overlay: args.overlay,
+    };
+    screen::run(viewport, &options, |event| {
+        if let ViewEvent::Presented { frame, at } = event {
+            presented(shared, frame, at);
+        }
+    })?;
+    Ok(())
+}
+
+fn presented(shared: &Shared, frame: ShownFrame, at: MonoTime) {
+    if let Some(remote) = shared.shown() {
+        lock(&remote.stats).presented(frame.captured_local, frame.decoded, at);
+    }
+}
+
 /// Shows the window until it is closed.
-pub(crate) fn run(shared: &Shared, viewport: &Viewport, sends: bool) -> anyhow::Result<()> {
+pub(crate) fn run(
+    shared: &Arc<Shared>,
+    viewport: &Viewport,
+    sends: bool,
+    args: &ConnectArgs,
+) -> anyhow::Result<()> {
+    let mut paste = Paste::new(Arc::clone(shared), args.layout.clone());
+    let mut steering = Steering::new(Arc::clone(shared), &args.chord, &[])?;
     let options = ViewOptions {
         now: clock::now,
         send_input: sends,
         keyboard: KEYBOARD,
         pointer: POINTER,
-        overlay: false,
+        overlay: args.overlay,
         fullscreen: false,
         size: Size::new(1280, 720),
         lang: shared.lang,
     };
     view::run(viewport, options, |event| match event {
-        ViewEvent::Presented { frame, at } => {
-            lock(&shared.stats).presented(frame.captured_local, frame.decoded, at);
-        }
+        ViewEvent::Presented { frame, at } => presented(shared, frame, at),
+        ViewEvent::Control(wish) => shared.wish(wish.into()),
+        ViewEvent::Paste => paste.start(steering.link()),
         ViewEvent::Input(report) => {
-            if let Some(link) = shared.link() {
-                link.push(clock::now(), report);
+            let now = clock::now();
+            paste.follow(&report);
+            match steering.follow_window(&report) {
+                Some(turn) => drop(steering.turn(turn, now)),
+                None => {
+                    if let Some(link) = steering.link() {
+                        link.push(now, report);
+                    }
+                }
             }
         }
         ViewEvent::Closed => shared.stop(),

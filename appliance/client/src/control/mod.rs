@@ -1,6 +1,8 @@
 //! The control channel to one server: TLS 1.3 with the server's pinned key, WebSocket, JSON messages.
 
+pub(crate) mod clients;
 pub(crate) mod drive;
+pub(crate) mod handover;
 pub(crate) mod pair;
 pub(crate) mod target;
 
@@ -26,6 +28,8 @@ use soft_kvm_protocol::control::{
 use soft_kvm_protocol::media::SrtpKeys;
 use soft_kvm_protocol::pairing::HexBytes;
 use soft_kvm_security::{Fingerprint, Identity, tls};
+
+use target::Target;
 
 /// Time for one address to answer completely.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,6 +67,26 @@ pub(crate) async fn open(
         )
     };
     open_now(identity, pins, address, name).or(limit).await
+}
+
+/// [`open`]s the first of a server's addresses that answers.
+///
+/// # Errors
+/// The last address's, or there is none.
+pub(crate) async fn open_first(
+    identity: &Identity,
+    target: &Target,
+    addresses: Vec<SocketAddr>,
+    name: &str,
+) -> anyhow::Result<Connection> {
+    let mut failure = anyhow::anyhow!("{} has no address", target.text);
+    for address in addresses {
+        match open(identity, &target.pins, address, name).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 async fn open_now(

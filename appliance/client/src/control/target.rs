@@ -4,8 +4,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use soft_kvm_platform::os::net;
 use soft_kvm_protocol::control::DEFAULT_PORT;
-use soft_kvm_security::{Fingerprint, PeerStore};
+use soft_kvm_security::{Fingerprint, PeerStore, StateError};
 
 /// How long mDNS may take before the last address is tried.
 const DISCOVERY: Duration = Duration::from_millis(1_500);
@@ -81,6 +82,15 @@ impl Target {
     }
 }
 
+/// Whether the key of a server is kept; an address may be any of the paired ones.
+///
+/// # Errors
+/// The list cannot be read.
+pub(crate) fn is_paired(text: &str, peers: &PeerStore) -> Result<bool, StateError> {
+    let named = !peers.find_name(text)?.is_empty();
+    Ok(named || (literal(text).is_some() && !peers.list()?.is_empty()))
+}
+
 /// Addresses of a server that is not paired yet.
 ///
 /// # Errors
@@ -97,8 +107,27 @@ pub(crate) fn resolve_unpaired(text: &str) -> anyhow::Result<Vec<SocketAddr>> {
     }
 }
 
-/// `ADDRESS`, `ADDRESS:PORT`, `[IPv6]:PORT`.
+/// `ADDRESS`, `ADDRESS:PORT`, `[IPv6]:PORT`, link-local ones with the interface's name or number (`fe80::1%eth0`).
 fn literal(text: &str) -> Option<SocketAddr> {
+    if let Some((address, rest)) = text.split_once('%') {
+        let end = rest.find(']').unwrap_or(rest.len());
+        let (zone, port) = rest.split_at_checked(end)?;
+        let number = zone.parse().ok().or_else(|| net::interface_index(zone))?;
+        return numbered(&format!("{address}{port}"), number);
+    }
+    numbered(text, 0)
+}
+
+/// `scope` is the number of the interface (RFC 4007 §11).
+fn numbered(text: &str, scope: u32) -> Option<SocketAddr> {
+    let mut address = plain(text)?;
+    if let SocketAddr::V6(v6) = &mut address {
+        v6.set_scope_id(scope);
+    }
+    Some(address)
+}
+
+fn plain(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| {
         let bare = text
             .strip_prefix('[')
@@ -122,6 +151,8 @@ fn host_addresses(text: &str) -> std::io::Result<Vec<SocketAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use super::*;
 
     #[test]
@@ -140,5 +171,13 @@ mod tests {
             Some(DEFAULT_PORT)
         );
         assert_eq!(literal("rack-1"), None);
+        let local = |scope| {
+            let ip = "fe80::1".parse().expect("an address");
+            Some(SocketAddr::V6(SocketAddrV6::new(ip, 99, 0, scope)))
+        };
+        assert_eq!(literal("[fe80::1%7]:99"), local(7));
+        // Every machine has a loopback interface, the first.
+        assert_eq!(literal("[fe80::1%lo]:99"), local(1));
+        assert_eq!(literal("[fe80::1%no-such]:99"), None);
     }
 }

@@ -7,46 +7,51 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use soft_kvm_core::MonoTime;
-use soft_kvm_platform::openh264;
+use async_channel::Sender;
+use soft_kvm_core::{Lang, MonoTime};
 use soft_kvm_platform::os::clock;
 use soft_kvm_platform::os::net::{Batch, UdpOptions, UdpSocket};
 use soft_kvm_platform::os::waker::Waker;
 use soft_kvm_protocol::control::Welcome;
-use soft_kvm_protocol::input::carrier::InputSealer;
+use soft_kvm_protocol::input::carrier::{self, InputSealer};
 use soft_kvm_protocol::media::{
     DatagramKind, Opener, ReceiverConfig, Sealer, SrtpKeys, Ssrc, VideoReceiver, classify,
 };
-use soft_kvm_video::codec::{CodecError, VideoDecoder};
+use soft_kvm_video::codec::{CodecError, CodedFormat};
 
-use super::link::InputLink;
+use super::decode::{DecoderChoice, Decoders};
+use super::link::{Ends, InputLink, InputNet};
 use super::outputs::{Outputs, lock};
 use super::stats::Decoded;
+use crate::remote::Remote;
 
 /// Room for bursts of several key frames.
-const RECEIVE_BUFFER: usize = 4 << 20;
+pub(crate) const RECEIVE_BUFFER: usize = 4 << 20;
 /// Longest sleep.
 const IDLE: Duration = Duration::from_millis(200);
 
 /// One connection's media; dropping it stops and joins the thread.
 #[derive(Debug)]
 pub(crate) struct Media {
-    link: Arc<InputLink>,
+    input: InputNet,
     stop: Arc<AtomicBool>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Media {
-    /// Opens the socket and starts the thread.
+    /// Opens the sockets and starts the threads; `control` takes input where UDP does not get through.
     ///
     /// # Errors
-    /// The operating system's, or the decoder's at start.
+    /// The operating system's.
     pub(crate) fn start(
         server: SocketAddr,
         welcome: &Welcome,
         keys: &SrtpKeys,
-        outputs: Arc<Mutex<Outputs>>,
+        (outputs, remote): (Arc<Mutex<Outputs>>, Arc<Remote>),
+        control: Sender<Vec<u8>>,
+        decoder: DecoderChoice,
+        lang: Lang,
     ) -> anyhow::Result<Self> {
         let to = SocketAddr::new(server.ip(), welcome.udp_port);
         let to = match (server, to) {
@@ -67,7 +72,7 @@ impl Media {
             dscp: Some(46),
             ..UdpOptions::default()
         };
-        let socket = Arc::new(UdpSocket::bind(any, &options).context("a socket for the media")?);
+        let socket = UdpSocket::bind(any, &options).context("a socket for the media")?;
         let ssrc = welcome.ssrc;
         let receiver = VideoReceiver::new(
             ReceiverConfig {
@@ -80,21 +85,26 @@ impl Media {
             Sealer::new(keys.client(), Ssrc(ssrc.receiver)),
         );
         let (stop, waker) = (Arc::new(AtomicBool::new(false)), Waker::new()?);
-        let link = Arc::new(InputLink::new(
-            Arc::clone(&socket),
+        let options = UdpOptions {
+            dscp: Some(46),
+            ..UdpOptions::default()
+        };
+        let ends = Ends {
+            socket: UdpSocket::bind(any, &options).context("a socket for the input")?,
             to,
-            waker.clone(),
-            InputSealer::new(Sealer::new(keys.client(), Ssrc(ssrc.input))),
-            Opener::new(keys.server(), Ssrc(ssrc.feedback)),
-        ));
+            sealer: InputSealer::new(Sealer::new(keys.client(), Ssrc(ssrc.input))),
+            opener: Opener::new(keys.server(), Ssrc(ssrc.feedback)),
+            control,
+        };
+        let input = InputNet::start(ends, Arc::clone(&remote.stats), lang)?;
         let mut worker = Worker {
             socket,
             to,
             receiver,
-            decoder: openh264::Decoder::open()?,
+            decoders: Decoders::new(decoder),
             outputs,
-            link: Arc::clone(&link),
-            feedback: ssrc.feedback,
+            remote,
+            cursor: (Opener::new(keys.server(), Ssrc(ssrc.cursor)), ssrc.cursor),
             server: welcome.name.clone(),
             rtcp: Vec::new(),
         };
@@ -103,7 +113,7 @@ impl Media {
             .name("media-rx".into())
             .spawn(move || worker.run(&stopped, &woken))?;
         Ok(Self {
-            link,
+            input,
             stop,
             waker,
             thread: Some(thread),
@@ -112,7 +122,7 @@ impl Media {
 
     /// The input's way to the server.
     pub(crate) fn link(&self) -> &Arc<InputLink> {
-        &self.link
+        self.input.link()
     }
 }
 
@@ -131,13 +141,14 @@ impl Drop for Media {
 }
 
 struct Worker {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     to: SocketAddr,
     receiver: VideoReceiver,
-    decoder: openh264::Decoder,
+    decoders: Decoders,
     outputs: Arc<Mutex<Outputs>>,
-    link: Arc<InputLink>,
-    feedback: u32,
+    remote: Arc<Remote>,
+    /// The stream of cursor positions.
+    cursor: (Opener, u32),
     server: String,
     rtcp: Vec<u8>,
 }
@@ -146,14 +157,14 @@ impl Worker {
     fn run(&mut self, stop: &AtomicBool, waker: &Waker) {
         let mut batch = Batch::new(9_000);
         let outputs = Arc::clone(&self.outputs);
-        // Only the thread of the current connection uses the outputs.
-        let mut outputs = lock(&outputs);
         let mut timeout = Duration::ZERO;
         while !stop.load(Ordering::Acquire) {
             if let Err(error) = self.socket.wait(timeout, false, Some(waker)) {
                 tracing::error!(%error, "waiting for datagrams");
                 std::thread::sleep(Duration::from_millis(20));
             }
+            // The server that was shown before may be finishing a picture.
+            let mut outputs = lock(&outputs);
             loop {
                 match self.socket.receive(&mut batch) {
                     Ok(0) => break,
@@ -173,24 +184,32 @@ impl Worker {
                 self.receiver.request_key_frame(now);
             }
             timeout = self.transmit().since(clock::now()).min(IDLE);
-            lock(&outputs.stats).set_received(self.receiver.stats());
+            let mut stats = lock(&self.remote.stats);
+            stats.set_received(self.receiver.stats());
+            stats.decoder = self.decoders.name().or(stats.decoder);
         }
-        lock(&outputs.stats).end_connection();
+        lock(&self.remote.stats).end_connection();
     }
 
     fn datagram(&mut self, data: &mut [u8], outputs: &mut Outputs) {
         let now = clock::now();
         let outcome = match classify(data) {
-            Some(DatagramKind::Rtp { ssrc, .. }) if ssrc.0 == self.feedback => {
-                if let Some(summary) = self.link.handle_ack(now, data)
-                    && let Some(stamp) = summary.newest
-                {
-                    lock(&outputs.stats).acknowledged(stamp, summary.ack.applied, now);
+            Some(DatagramKind::Rtp { ssrc, .. }) if ssrc.0 == self.cursor.1 => {
+                match carrier::open(&mut self.cursor.0, data) {
+                    Ok(payload) => {
+                        if self.remote.cursor.position(payload) && self.remote.is_shown() {
+                            outputs.cursor(self.remote.cursor.shown());
+                        }
+                    }
+                    Err(error) => tracing::trace!(%error, "cursor position dropped"),
                 }
                 return;
             }
             Some(DatagramKind::Rtp { .. }) => self.receiver.handle_rtp(now, data).map(|received| {
-                if let Some(relay) = outputs.relay.as_mut() {
+                // Players know nothing of other formats.
+                if let Some(relay) = outputs.relay.as_mut()
+                    && received.format == CodedFormat::H264
+                {
                     relay.rtp(received.packet);
                 }
             }),
@@ -211,30 +230,38 @@ impl Worker {
             let Some(unit) = self.receiver.poll_access_unit() else {
                 return;
             };
+            if !self.remote.is_shown() {
+                // What was on its way when another server was chosen.
+                continue;
+            }
             outputs.unit(&unit, &self.server);
             if !outputs.decode {
                 continue;
             }
             let started = clock::now();
-            let failed = match self.decoder.decode(unit.data) {
+            let format = unit.format;
+            let failed = match self.decoders.decode(format, unit.data, started) {
                 Ok(Some(picture)) => {
                     let done = clock::now();
-                    outputs.picture(picture, &unit, Decoded { started, done });
+                    let decoded = Decoded { started, done };
+                    outputs.picture(picture, &unit, decoded, &self.remote);
                     None
                 }
                 Ok(None) => None,
                 Err(error) => Some(error),
             };
             if let Some(error) = failed {
-                self.decoder_failed(&error, outputs);
+                self.decoder_failed(format, &error);
             }
         }
     }
 
-    fn decoder_failed(&mut self, error: &CodecError, outputs: &Outputs) {
+    fn decoder_failed(&mut self, format: CodedFormat, error: &CodecError) {
         tracing::warn!("{error}: a key frame is asked for");
-        lock(&outputs.stats).decoder_errors += 1;
-        self.receiver.request_key_frame(clock::now());
+        lock(&self.remote.stats).decoder_errors += 1;
+        let now = clock::now();
+        self.decoders.failed(format, now);
+        self.receiver.request_key_frame(now);
     }
 
     /// Sends what is due; says when to come back.
@@ -247,9 +274,6 @@ impl Worker {
             }
             self.rtcp.clear();
         }
-        let input = self.link.tick(now);
-        self.receiver
-            .poll_timeout()
-            .map_or(input, |video| video.min(input))
+        self.receiver.poll_timeout().unwrap_or(now + IDLE)
     }
 }

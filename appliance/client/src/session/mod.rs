@@ -1,5 +1,7 @@
 //! One connection's media: datagrams in and out, decoding, and what is done with the pictures.
 
+pub(crate) mod cursor;
+pub(crate) mod decode;
 pub(crate) mod link;
 pub(crate) mod media;
 pub(crate) mod outputs;

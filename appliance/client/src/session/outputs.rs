@@ -4,19 +4,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use soft_kvm_core::MonoTime;
-use soft_kvm_protocol::media::ReceivedAccessUnit;
+use soft_kvm_protocol::media::{CodedFormat, ReceivedAccessUnit};
 use soft_kvm_service::console;
 use soft_kvm_video::barcode::Barcode;
 use soft_kvm_video::codec::I420Ref;
+use soft_kvm_video::cursor::Cursor;
 
 use super::probe::InputProbe;
 use super::relay::Relay;
-use super::stats::{Decoded, Stats};
+use super::stats::Decoded;
 use crate::record::{RecordStatus, RecordThread};
+use crate::remote::Remote;
 use crate::screenshot;
 use crate::view::{ShownFrame, Viewport};
 
-/// Outlives single connections; only the `media-rx` thread of the current one uses it.
+/// Outlives single connections; the `media-rx` thread of the server that is shown uses it.
 #[derive(Debug)]
 pub(crate) struct Outputs {
     /// The window's picture.
@@ -31,10 +33,10 @@ pub(crate) struct Outputs {
     pub(crate) relay: Option<Relay>,
     /// Whether anyone wants decoded pictures.
     pub(crate) decode: bool,
-    /// Figures.
-    pub(crate) stats: Arc<Mutex<Stats>>,
     /// Reports whose echo is waited for.
     pub(crate) probe: Option<Arc<Mutex<InputProbe>>>,
+    /// A format that outputs can't take, which has been told.
+    pub(crate) refused: Option<CodedFormat>,
     /// Failures of outputs, for the exit status.
     pub(crate) failed: bool,
 }
@@ -42,6 +44,11 @@ pub(crate) struct Outputs {
 impl Outputs {
     /// Takes an access unit as it came.
     pub(crate) fn unit(&mut self, unit: &ReceivedAccessUnit<'_>, server: &str) {
+        if unit.format != CodedFormat::H264 {
+            self.refuse(unit.format);
+            return;
+        }
+        self.refused = None;
         if let Some(record) = self.record.as_mut()
             && let RecordStatus::Stopped(error) = record.push(unit.data, unit.captured)
         {
@@ -60,15 +67,45 @@ impl Outputs {
         }
     }
 
+    /// Recordings and players take H.264 only: told once for each change of the format.
+    fn refuse(&mut self, format: CodedFormat) {
+        if self.refused.replace(format) == Some(format) {
+            return;
+        }
+        let record = self.record.take().is_some();
+        for what in [
+            record.then_some("the recording stopped"),
+            self.relay.is_some().then_some("nothing is relayed"),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            self.failed = true;
+            console::err(format!(
+                "soft-kvm-client: {what}: the server sends {format}, and only H.264 can be recorded or relayed: \
+                 choose another encoder on the server"
+            ));
+        }
+    }
+
+    /// The cursor of the server that is shown is somewhere else.
+    pub(crate) fn cursor(&self, cursor: Cursor) {
+        if let Some(viewport) = &self.viewport {
+            viewport.set_cursor(cursor);
+        }
+    }
+
     /// Takes a decoded picture.
     pub(crate) fn picture(
         &mut self,
         picture: I420Ref<'_>,
         unit: &ReceivedAccessUnit<'_>,
         decoded: Decoded,
+        remote: &Remote,
     ) {
+        let stats = &remote.stats;
         let captured = {
-            let mut stats = lock(&self.stats);
+            let mut stats = lock(stats);
             stats.frame(unit, decoded);
             stats.to_local(unit.captured)
         };
@@ -83,7 +120,8 @@ impl Outputs {
             }
         }
         if let Some(path) = self.screenshot.take() {
-            match screenshot::write_png(&path, picture, self.overwrite) {
+            let cursor = remote.cursor.shown();
+            match screenshot::write_png(&path, picture, &cursor, self.overwrite) {
                 Ok(()) => tracing::info!(path = %path.display(), "screenshot"),
                 Err(error) => {
                     self.failed = true;
@@ -95,7 +133,7 @@ impl Outputs {
             && let Some(code) = Barcode::read(picture)
         {
             let mut echoed = |made: MonoTime| {
-                lock(&self.stats).echoed(decoded.done.since(made));
+                lock(stats).echoed(decoded.done.since(made));
             };
             lock(probe).shown(code.reports, &mut echoed);
         }

@@ -7,7 +7,8 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_core::time::ClockOffset;
 use soft_kvm_monitoring::{Percentiles, Summary};
 use soft_kvm_protocol::control::{MAX_AGES, VideoInfo};
-use soft_kvm_protocol::media::{DropReason, ReceivedAccessUnit, ReceiverStats};
+use soft_kvm_protocol::input::{AckSummary, InputPath};
+use soft_kvm_protocol::media::{CodedFormat, DropReason, ReceivedAccessUnit, ReceiverStats};
 
 /// Figures of one run of the client, over all its connections.
 #[derive(Debug)]
@@ -20,7 +21,16 @@ pub(crate) struct Stats {
     present: Percentiles,
     capture_to_decoded: Percentiles,
     capture_to_presented: Percentiles,
+    /// From one decoded picture to the next; its maximum is the longest time that nothing came.
+    interval: Percentiles,
+    last_decoded: Option<MonoTime>,
     input_to_ack: Percentiles,
+    input_to_sent: Percentiles,
+    input_wire: Percentiles,
+    input_inject: Percentiles,
+    input_round_trip: Percentiles,
+    input_path: InputPath,
+    input_fallbacks: u32,
     input_to_injected: Percentiles,
     input_to_echo: Percentiles,
     connect: Percentiles,
@@ -38,6 +48,8 @@ pub(crate) struct Stats {
     clock_error_ns: Option<u64>,
     /// What the picture is.
     pub(crate) video: Option<VideoInfo>,
+    /// What decodes, or did last.
+    pub(crate) decoder: Option<&'static str>,
     ages: Vec<u32>,
 }
 
@@ -61,7 +73,15 @@ impl Stats {
             present: Percentiles::new(),
             capture_to_decoded: Percentiles::new(),
             capture_to_presented: Percentiles::new(),
+            interval: Percentiles::new(),
+            last_decoded: None,
             input_to_ack: Percentiles::new(),
+            input_to_sent: Percentiles::new(),
+            input_wire: Percentiles::new(),
+            input_inject: Percentiles::new(),
+            input_round_trip: Percentiles::new(),
+            input_path: InputPath::Udp,
+            input_fallbacks: 0,
             input_to_injected: Percentiles::new(),
             input_to_echo: Percentiles::new(),
             connect: Percentiles::new(),
@@ -73,6 +93,7 @@ impl Stats {
             clock: None,
             clock_error_ns: None,
             video: None,
+            decoder: None,
             ages: Vec::with_capacity(MAX_AGES),
         }
     }
@@ -82,6 +103,9 @@ impl Stats {
         self.decoded += 1;
         if let Some(started) = self.connecting.take() {
             self.connect.record(decoded.done.since(started));
+        }
+        if let Some(last) = self.last_decoded.replace(decoded.done) {
+            self.interval.record(decoded.done.since(last));
         }
         self.convert.record(unit.stages.convert);
         self.encode.record(unit.stages.encode);
@@ -106,12 +130,30 @@ impl Stats {
         self.capture_to_presented.record(at.since(captured));
     }
 
-    /// A report came back acknowledged: its kernel stamp, when the server had applied it, and now.
-    pub(crate) fn acknowledged(&mut self, stamp: MonoTime, applied: MonoTime, now: MonoTime) {
+    /// Reports came back acknowledged; the newest of them counts.
+    pub(crate) fn acknowledged(&mut self, summary: &AckSummary, now: MonoTime) {
+        let Some(stamp) = summary.newest else {
+            return;
+        };
+        let ack = &summary.ack;
         self.input_to_ack.record(now.since(stamp));
-        if let Some(applied) = self.to_local(applied) {
+        self.input_to_sent.record(ack.echo.since(stamp));
+        self.input_inject.record(ack.applied.since(ack.received));
+        self.input_round_trip.record(summary.round_trip);
+        if let (Some(received), Some(applied)) =
+            (self.to_local(ack.received), self.to_local(ack.applied))
+        {
+            self.input_wire.record(received.since(ack.echo));
             self.input_to_injected.record(applied.since(stamp));
         }
+    }
+
+    /// Input takes another way from now on.
+    pub(crate) const fn set_input_path(&mut self, path: InputPath) {
+        if matches!(path, InputPath::WebSocket) {
+            self.input_fallbacks += 1;
+        }
+        self.input_path = path;
     }
 
     /// The test card showed a report.
@@ -168,6 +210,11 @@ impl Stats {
         if let Some(video) = &self.video {
             lines.push(format!("{} {} {}", video.source, video.size, video.rate));
             lines.push(format!("encoder {}: {}", video.encoder, video.why));
+            lines.push(format!(
+                "{}, decoder {}",
+                video.codec,
+                self.decoder.unwrap_or("none")
+            ));
         }
         let received = self.received();
         lines.push(format!(
@@ -197,7 +244,7 @@ impl Stats {
     }
 
     /// What `--stats-json` holds.
-    pub(crate) fn report(&self, process: ProcessReport) -> Report {
+    pub(crate) fn report(&self, cursor: CursorReport, process: ProcessReport) -> Report {
         let received = self.received();
         let drops = |reason| received.dropped(reason);
         Report {
@@ -229,11 +276,23 @@ impl Stats {
                 present_ms: self.present.summary(),
                 capture_to_decoded_ms: self.capture_to_decoded.summary(),
                 capture_to_presented_ms: self.capture_to_presented.summary(),
+                interval_ms: self.interval.summary(),
             },
             input: Input {
+                to_sent_ms: self.input_to_sent.summary(),
+                wire_ms: self.input_wire.summary(),
+                inject_ms: self.input_inject.summary(),
+                round_trip_ms: self.input_round_trip.summary(),
                 to_ack_ms: self.input_to_ack.summary(),
                 to_injected_ms: self.input_to_injected.summary(),
                 to_echo_ms: self.input_to_echo.summary(),
+            },
+            input_path: InputPathReport {
+                path: match self.input_path {
+                    InputPath::Udp => "udp",
+                    InputPath::WebSocket => "websocket",
+                },
+                fallbacks: self.input_fallbacks,
             },
             connect_ms: self.connect.summary(),
             clock_error_ms: self
@@ -243,7 +302,10 @@ impl Stats {
                 .map(millis),
             source: self.video.as_ref().map(|video| video.source.clone()),
             encoder: self.video.as_ref().map(|video| video.encoder.clone()),
+            decoder: self.decoder,
+            codec: self.video.as_ref().map(|video| video.codec),
             size: self.video.as_ref().map(|video| video.size.to_string()),
+            cursor,
             process,
         }
     }
@@ -265,11 +327,15 @@ pub(crate) struct Report {
     packets: Packets,
     video: Video,
     input: Input,
+    input_path: InputPathReport,
     connect_ms: Summary,
     clock_error_ms: Option<f64>,
     source: Option<String>,
     encoder: Option<String>,
+    decoder: Option<&'static str>,
+    codec: Option<CodedFormat>,
     size: Option<String>,
+    cursor: CursorReport,
     process: ProcessReport,
 }
 
@@ -312,6 +378,7 @@ struct Video {
     present_ms: Summary,
     capture_to_decoded_ms: Summary,
     capture_to_presented_ms: Summary,
+    interval_ms: Summary,
 }
 
 #[derive(Debug, Serialize)]
@@ -320,9 +387,37 @@ struct Video {
     reason = "the unit is part of the JSON's names"
 )]
 struct Input {
+    to_sent_ms: Summary,
+    wire_ms: Summary,
+    inject_ms: Summary,
+    round_trip_ms: Summary,
     to_ack_ms: Summary,
     to_injected_ms: Summary,
     to_echo_ms: Summary,
+}
+
+/// How the input goes.
+#[derive(Debug, Serialize)]
+struct InputPathReport {
+    /// `udp` or `websocket`, at the end.
+    path: &'static str,
+    /// How often UDP was given up.
+    fallbacks: u32,
+}
+
+/// The cursor that came beside the video.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct CursorReport {
+    /// Pictures of it.
+    pub(crate) images: u64,
+    /// Places of it, without repeated ones.
+    pub(crate) positions: u64,
+    /// Size of its picture at the end, e.g. `64x64`; none if no cursor was shown then.
+    pub(crate) shown: Option<String>,
+    /// Where its upper left corner was.
+    pub(crate) x: i32,
+    /// As `x`.
+    pub(crate) y: i32,
 }
 
 /// What the process used.

@@ -3,7 +3,8 @@
 use bytemuck::cast_slice_mut;
 use soft_kvm_core::Size;
 use soft_kvm_video::codec::I420Ref;
-use yuv::{YuvError, YuvPlanarImage, YuvRange, YuvStandardMatrix};
+use soft_kvm_video::convert::standard;
+use yuv::{YuvError, YuvPlanarImage};
 
 /// A picture whose planes do not fit its size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,21 +60,16 @@ pub(crate) fn planar_image(picture: I420Ref<'_>) -> Result<YuvPlanarImage<'_, u8
     })
 }
 
-/// Converts BT.709 limited range to 0x00RRGGBB pixels without padding between lines (as windows want them; the top
+/// Converts to 0x00RRGGBB pixels without padding between lines (as windows want them; the top
 /// byte is not defined). `pixels` grows to the picture's size and is reused as long as that stays the same.
 pub(crate) fn to_pixels(picture: I420Ref<'_>, pixels: &mut Vec<u32>) -> Result<(), BadPicture> {
     let image = planar_image(picture)?;
     pixels.resize(picture.size.pixels(), 0);
     let bytes = cast_slice_mut(pixels.as_mut_slice());
     let stride = picture.size.width * 4;
-    yuv::yuv420_to_bgra(
-        &image,
-        bytes,
-        stride,
-        YuvRange::Limited,
-        YuvStandardMatrix::Bt709,
-    )
-    .map_err(|error| BadPicture::new(picture.size, &error))?;
+    let (range, matrix) = standard(picture.color);
+    yuv::yuv420_to_bgra(&image, bytes, stride, range, matrix)
+        .map_err(|error| BadPicture::new(picture.size, &error))?;
     // Bytes B, G, R, x are that number on a little-endian machine.
     if cfg!(target_endian = "big") {
         pixels
@@ -85,6 +81,8 @@ pub(crate) fn to_pixels(picture: I420Ref<'_>, pixels: &mut Vec<u32>) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use soft_kvm_video::frame::Colorimetry;
+
     use super::*;
 
     #[test]
@@ -94,6 +92,7 @@ mod tests {
             size: Size::new(16, 16),
             planes: [luma, chroma, chroma],
             strides: [16, 8, 8],
+            color: Colorimetry::default(),
         };
         let (luma, chroma): (&'static [u8], &'static [u8]) = (luma.leak(), chroma.leak());
         let mut pixels = Vec::new();
@@ -107,10 +106,15 @@ mod tests {
 
     #[test]
     fn red_green_blue_are_in_their_places() {
-        for (ycc, expected) in [
-            ([63u8, 102, 240], 0xff_0000u32),
-            ([173, 42, 26], 0x00_ff00),
-            ([32, 240, 118], 0x00_00ff),
+        let color = |matrix_coefficients, full| Colorimetry::from_h273(matrix_coefficients, full);
+        for (ycc, color, expected) in [
+            ([63u8, 102, 240], color(1, false), 0xff_0000u32),
+            ([173, 42, 26], color(2, false), 0x00_ff00),
+            ([32, 240, 118], color(1, false), 0x00_00ff),
+            ([81, 90, 240], color(6, false), 0xff_0000),
+            ([76, 85, 255], color(5, true), 0xff_0000),
+            ([54, 99, 255], color(1, true), 0xff_0000),
+            ([74, 97, 240], color(9, false), 0xff_0000),
         ] {
             let planes = [vec![ycc[0]; 256], vec![ycc[1]; 64], vec![ycc[2]; 64]];
             let mut pixels = Vec::new();
@@ -118,6 +122,7 @@ mod tests {
                 size: Size::new(16, 16),
                 planes: [&planes[0], &planes[1], &planes[2]],
                 strides: [16, 8, 8],
+                color,
             };
             to_pixels(picture, &mut pixels).expect("a picture that fits");
             for shift in [0, 8, 16] {

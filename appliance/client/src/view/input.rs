@@ -1,6 +1,7 @@
 //! The window's keyboard and pointer as input devices of Linux.
 
 use soft_kvm_core::MonoTime;
+use soft_kvm_input::Wish;
 use soft_kvm_protocol::input::codes::{abs, rel};
 use soft_kvm_protocol::input::{
     AbsoluteAxis, DeviceDescriptor, DeviceId, EventReport, EventType, InputEvent, KeyCode, Repeat,
@@ -69,6 +70,8 @@ pub(super) enum Hotkey {
     Overlay,
     SendInput,
     FullScreen,
+    Paste,
+    Control(Wish),
     Quit,
 }
 
@@ -162,6 +165,7 @@ impl WindowInput {
         const S: KeyCode = KeyCode(31);
         const Z: KeyCode = KeyCode(44);
         const X: KeyCode = KeyCode(45);
+        const V: KeyCode = KeyCode(47);
         const F11: KeyCode = KeyCode(87);
         let any = |keys: [KeyCode; 2]| keys.iter().any(|key| self.held.contains(key));
         let all_modifiers = any([KeyCode::LEFTCTRL, KeyCode::RIGHTCTRL])
@@ -171,8 +175,10 @@ impl WindowInput {
             S if all_modifiers => Some(Hotkey::Overlay),
             Z if all_modifiers => Some(Hotkey::SendInput),
             X if all_modifiers => Some(Hotkey::FullScreen),
+            V if all_modifiers && self.sending => Some(Hotkey::Paste),
             Q if all_modifiers => Some(Hotkey::Quit),
             F11 if !self.sending => Some(Hotkey::FullScreen),
+            _ if all_modifiers => Wish::of_key(key).map(Hotkey::Control),
             _ => None,
         }
     }
@@ -196,7 +202,8 @@ impl WindowInput {
         self.held.clear();
     }
 
-    fn lift(&mut self, time: MonoTime, send: &mut impl FnMut(EventReport<'_>)) {
+    /// All keys up on the target; those still held go up without a word.
+    pub(super) fn lift(&mut self, time: MonoTime, send: &mut impl FnMut(EventReport<'_>)) {
         while let Some(&(device, key)) = self.sent.last() {
             self.press(device, key, false, time, send);
         }

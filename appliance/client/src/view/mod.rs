@@ -8,16 +8,23 @@
 //! | Ctrl+Alt+Shift+S | overlay on and off |
 //! | Ctrl+Alt+Shift+Z | sending of keyboard and pointer on and off |
 //! | Ctrl+Alt+Shift+X | full screen on and off |
+//! | Ctrl+Alt+Shift+V | type the clipboard's text on the server |
+//! | Ctrl+Alt+Shift+R | ask for keyboard and mouse, where another has them |
+//! | Ctrl+Alt+Shift+G, N | give them to who asks, or keep them |
+//! | Ctrl+Alt+Shift+L | have them no more, or ask no more |
+//! | Ctrl+Alt+Shift+T | have them at once, as an admin |
 //! | Ctrl+Alt+Shift+Q | close |
 //! | F11 | full screen, while keyboard and pointer are not sent (firmware set-up screens need F11) |
 
 pub(crate) mod convert;
 mod input;
 mod paint;
+pub(crate) mod screen;
 mod viewport;
 mod window;
 
 use soft_kvm_core::MonoTime;
+use soft_kvm_input::Wish;
 use soft_kvm_protocol::input::EventReport;
 
 pub use convert::BadPicture;
@@ -42,6 +49,10 @@ pub enum ViewEvent<'a> {
     Input(EventReport<'a>),
     /// Sending of input was switched on or off; all keys are up.
     SendInput(bool),
+    /// The operator wants the clipboard's text typed; all keys are up.
+    Paste,
+    /// The operator wants keyboard and mouse, or to pass them on.
+    Control(Wish),
     /// The operator closed the window; [`run`] returns.
     Closed,
 }

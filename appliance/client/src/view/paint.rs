@@ -2,6 +2,7 @@
 
 use bytemuck::cast_slice_mut;
 use soft_kvm_core::Size;
+use soft_kvm_video::cursor::{Cursor, over};
 use soft_kvm_video::draw::{Canvas, Color, Font};
 
 /// The part of the window that shows the picture, in the window's pixels.
@@ -166,6 +167,79 @@ fn mix(a: u32, b: u32, share: u32) -> u32 {
     red_blue | green
 }
 
+/// Draws the server's cursor over the picture of `size` pixels that is shown at `place`, scaled like the picture.
+pub(super) fn cursor(window: Size, out: &mut [u32], place: Placement, size: Size, cursor: &Cursor) {
+    let Some(image) = &cursor.image else {
+        return;
+    };
+    let (pixels, _) = image.pixels.as_chunks::<4>();
+    let (left, top) = cursor.position;
+    let columns = Axis {
+        shown: place.size.width,
+        length: size.width,
+        at: left,
+        count: image.size.width,
+    };
+    let lines = Axis {
+        shown: place.size.height,
+        length: size.height,
+        at: top,
+        count: image.size.height,
+    };
+    for y in lines.covered() {
+        for x in columns.covered() {
+            let (Some(column), Some(line)) = (columns.source(x), lines.source(y)) else {
+                continue;
+            };
+            let at = (place.y + y) as usize * window.width as usize + (place.x + x) as usize;
+            let pixel = pixels.get(line * image.size.width as usize + column);
+            let (Some(below), Some(&[blue, green, red, alpha])) = (out.get_mut(at), pixel) else {
+                continue;
+            };
+            let [_, r, g, b] = below.to_be_bytes();
+            *below = u32::from_be_bytes([
+                0,
+                over(r, red, alpha),
+                over(g, green, alpha),
+                over(b, blue, alpha),
+            ]);
+        }
+    }
+}
+
+/// A cursor's pixels along one axis: `shown` pixels of the window show `length` of the picture.
+#[derive(Clone, Copy, Debug)]
+struct Axis {
+    shown: u32,
+    length: u32,
+    at: i32,
+    count: u32,
+}
+
+impl Axis {
+    /// Pixels of the shown picture that the cursor may be over.
+    fn covered(self) -> std::ops::Range<u32> {
+        let scaled = |at: i64| {
+            let at = at.clamp(0, i64::from(self.length)) * i64::from(self.shown);
+            let at = (at / i64::from(self.length.max(1))).min(i64::from(self.shown));
+            u32::try_from(at).unwrap_or(0)
+        };
+        let start = i64::from(self.at);
+        let end = start + i64::from(self.count);
+        scaled(start)..scaled(end).saturating_add(1).min(self.shown)
+    }
+
+    /// The cursor's pixel that is shown there.
+    fn source(self, at: u32) -> Option<usize> {
+        let pixel = u64::from(at) * u64::from(self.length) / u64::from(self.shown.max(1));
+        let pixel = i64::try_from(pixel).ok()? - i64::from(self.at);
+        let pixel = u32::try_from(pixel)
+            .ok()
+            .filter(|&pixel| pixel < self.count)?;
+        usize::try_from(pixel).ok()
+    }
+}
+
 /// Draws the overlay's lines in the upper left corner.
 pub(super) fn overlay(window: Size, out: &mut [u32], lines: &[String]) {
     let font = Font::Small;
@@ -180,6 +254,27 @@ pub(super) fn overlay(window: Size, out: &mut [u32], lines: &[String]) {
     on_canvas(window, out, |canvas| {
         canvas.fill(8, 8, width + 16, height.saturating_add(16), Color::BLACK);
         for (y, line) in (16..).step_by(font.height() as usize).zip(lines) {
+            canvas.text(16, y, line, font, Color::WHITE, None);
+        }
+    });
+}
+
+/// Writes a line over the lower edge of the window.
+pub(super) fn notice(window: Size, out: &mut [u32], text: &str) {
+    let font = [Font::Medium, Font::Small]
+        .into_iter()
+        .find(|font| font.measure(text) + 32 <= window.width)
+        .unwrap_or(Font::Small);
+    let columns = (window.width / font.width()).saturating_sub(2).max(1) as usize;
+    let lines = wrap(text, columns);
+    let height = u32::try_from(lines.len())
+        .unwrap_or(u32::MAX)
+        .saturating_mul(font.height())
+        .saturating_add(16);
+    let top = i32::try_from(window.height.saturating_sub(height)).unwrap_or(0);
+    on_canvas(window, out, |canvas| {
+        canvas.fill(0, top, window.width, height, Color::BLACK);
+        for (y, line) in (top + 8..).step_by(font.height() as usize).zip(&lines) {
             canvas.text(16, y, line, font, Color::WHITE, None);
         }
     });
@@ -306,7 +401,63 @@ mod tests {
         assert!(out.iter().any(|pixel| pixel & 0xff_ffff == 0));
     }
 
+    #[test]
+    fn a_notice_covers_the_lower_edge_only() {
+        let window = Size::new(640, 120);
+        let mut out = vec![0x12_3456; window.pixels()];
+        notice(window, &mut out, "desk has keyboard and mouse");
+        let half = window.pixels() / 2;
+        assert!(out[..half].iter().all(|&pixel| pixel == 0x12_3456));
+        let letters = out[half..]
+            .iter()
+            .filter(|&&pixel| pixel & 0xff_ffff == 0xff_ffff);
+        assert!(letters.count() > 100);
+    }
+
+    fn dot(position: (i32, i32)) -> Cursor {
+        let image = soft_kvm_video::cursor::CursorImage {
+            size: Size::new(2, 2),
+            hot: (0, 0),
+            pixels: [30, 20, 10, 255].repeat(4),
+        };
+        Cursor {
+            image: Some(std::sync::Arc::new(image)),
+            position,
+        }
+    }
+
+    #[test]
+    fn the_cursor_is_scaled_with_the_picture() {
+        let (size, window) = (Size::new(8, 4), Size::new(16, 12));
+        let place = Placement::fit(size, window);
+        let mut out = vec![0x00ff_ffff; window.pixels()];
+        cursor(window, &mut out, place, size, &dot((3, -1)));
+        let drawn: Vec<_> = (0..out.len())
+            .filter(|&at| out[at] == 0x000a_141e)
+            .collect();
+        let line = |y: usize| (y * 16 + 6)..(y * 16 + 10);
+        assert_eq!(drawn, line(2).chain(line(3)).collect::<Vec<_>>());
+    }
+
     proptest! {
+        #[test]
+        fn the_cursor_stays_in_the_picture(
+            x in any::<i32>(), y in any::<i32>(), pw in 1u32..40, ph in 1u32..40, ww in 1u32..40, wh in 1u32..40,
+        ) {
+            let (size, window) = (Size::new(pw, ph), Size::new(ww, wh));
+            let place = Placement::fit(size, window);
+            for position in [(x, y), (x % 50, y % 50)] {
+                let mut out = vec![7; window.pixels()];
+                cursor(window, &mut out, place, size, &dot(position));
+                for (at, pixel) in out.iter().enumerate() {
+                    let (column, line) = (at % ww as usize, at / ww as usize);
+                    let inside = (place.x as usize..(place.x + place.size.width) as usize).contains(&column)
+                        && (place.y as usize..(place.y + place.size.height) as usize).contains(&line);
+                    prop_assert!(*pixel == 7 || inside);
+                }
+            }
+        }
+
         #[test]
         fn any_sizes_fill_the_whole_window(
             pw in 1u32..70, ph in 1u32..70, ww in 1u32..70, wh in 1u32..70) {

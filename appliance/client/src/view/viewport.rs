@@ -1,13 +1,17 @@
 //! What the media thread and the statistics hand to the window.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use soft_kvm_core::{MonoTime, Size};
 use soft_kvm_video::codec::I420Ref;
-use winit::event_loop::EventLoopProxy;
+use soft_kvm_video::cursor::Cursor;
 
 use super::convert::{BadPicture, to_pixels};
+
+/// Wakes whoever shows the pictures; must not block.
+pub(super) type Waker = Box<dyn Fn() + Send>;
 
 /// Which frame a picture is, for [`super::ViewEvent::Presented`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,16 +28,18 @@ pub struct ShownFrame {
 ///
 /// No call waits for the window or the window system: three buffers go round between the media thread, the
 /// hand-over and the window, and a lock is held only to swap them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Viewport {
     back: Mutex<Picture>,
     ready: Mutex<Ready>,
     texts: Mutex<Texts>,
+    /// And whether the window has not taken it yet.
+    cursor: Mutex<(Cursor, bool)>,
     replaced: AtomicU64,
     closed: AtomicBool,
     /// A wake-up is on its way, or there is no window yet to wake.
     woken: AtomicBool,
-    waker: Mutex<Option<EventLoopProxy<()>>>,
+    waker: Mutex<Option<Waker>>,
 }
 
 /// A converted picture.
@@ -57,7 +63,14 @@ pub(super) struct Texts {
     pub(super) overlay: Vec<String>,
     pub(super) status: String,
     pub(super) title: String,
+    pub(super) notice: String,
     pub(super) version: u64,
+}
+
+impl fmt::Debug for Viewport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Viewport").finish_non_exhaustive()
+    }
 }
 
 impl Viewport {
@@ -105,10 +118,21 @@ impl Viewport {
         });
     }
 
+    /// Replaces the cursor that is drawn over the picture.
+    pub fn set_cursor(&self, cursor: Cursor) {
+        *lock(&self.cursor) = (cursor, true);
+        self.wake();
+    }
+
     /// Puts a text over the darkened picture, so that a picture that no longer moves never looks live; an
     /// empty text takes it away.
     pub fn set_status(&self, text: &str) {
         self.change(|texts| replace_text(&mut texts.status, text));
+    }
+
+    /// Puts a line over the lower edge of the picture; an empty one takes it away.
+    pub fn set_notice(&self, text: &str) {
+        self.change(|texts| replace_text(&mut texts.notice, text));
     }
 
     /// Replaces the window's title.
@@ -138,14 +162,13 @@ impl Viewport {
     fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             match &*lock(&self.waker) {
-                // An event loop that has ended needs no wake-up.
-                Some(waker) => drop(waker.send_event(())),
+                Some(waker) => waker(),
                 None => self.woken.store(false, Ordering::Release),
             }
         }
     }
 
-    pub(super) fn attach(&self, waker: EventLoopProxy<()>) {
+    pub(super) fn attach(&self, waker: Waker) {
         *lock(&self.waker) = Some(waker);
         self.woken.store(false, Ordering::Release);
         self.wake();
@@ -170,6 +193,16 @@ impl Viewport {
         let fresh = std::mem::replace(&mut ready.fresh, false);
         if fresh {
             std::mem::swap(front, &mut ready.picture);
+        }
+        fresh
+    }
+
+    /// Takes the cursor over if it changed; whether it did.
+    pub(super) fn take_cursor(&self, shown: &mut Cursor) -> bool {
+        let (newest, fresh) = &mut *lock(&self.cursor);
+        let fresh = std::mem::replace(fresh, false);
+        if fresh {
+            shown.clone_from(newest);
         }
         fresh
     }
@@ -201,6 +234,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use soft_kvm_video::frame::Colorimetry;
+
     use super::*;
 
     fn show(viewport: &Viewport, frame: u32, size: Size, luma: u8) {
@@ -210,6 +245,7 @@ mod tests {
             size,
             planes: [&vec![luma; width * height], &chroma, &chroma],
             strides: [width, width / 2, width / 2],
+            color: Colorimetry::default(),
         };
         let info = ShownFrame {
             frame,

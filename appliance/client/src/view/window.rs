@@ -7,6 +7,7 @@ use std::sync::Arc;
 use soft_kvm_core::lang::Lang;
 use soft_kvm_core::{MonoTime, Size};
 use soft_kvm_protocol::input::{DeviceId, EventReport};
+use soft_kvm_video::cursor::Cursor;
 use softbuffer::{Context, SoftBufferError, Surface};
 use winit::application::ApplicationHandler;
 use winit::dpi::PhysicalSize;
@@ -117,7 +118,11 @@ fn open(
     }));
     let event_loop = made.map_err(|panic| ViewError::Library(panic_text(&*panic)))??;
     event_loop.set_control_flow(ControlFlow::Wait);
-    viewport.attach(event_loop.create_proxy());
+    let waker = event_loop.create_proxy();
+    // An event loop that has ended needs no wake-up.
+    viewport.attach(Box::new(move || {
+        let _ = waker.send_event(());
+    }));
     let mut app = App {
         viewport,
         options,
@@ -125,6 +130,7 @@ fn open(
         shown: None,
         front: Picture::default(),
         texts: Texts::default(),
+        cursor: Cursor::default(),
         scaler: Scaler::default(),
         input: WindowInput::new(options.keyboard, options.pointer, options.send_input),
         overlay: options.overlay,
@@ -161,6 +167,7 @@ struct App<'v, F> {
     shown: Option<Shown>,
     front: Picture,
     texts: Texts,
+    cursor: Cursor,
     scaler: Scaler,
     input: WindowInput,
     overlay: bool,
@@ -258,8 +265,18 @@ impl<F: FnMut(ViewEvent<'_>)> App<'_, F> {
             window,
             &mut buffer,
         );
+        paint::cursor(
+            window,
+            &mut buffer,
+            self.place,
+            self.front.size,
+            &self.cursor,
+        );
         if !self.texts.status.is_empty() {
             paint::status(window, &mut buffer, &self.texts.status);
+        }
+        if !self.texts.notice.is_empty() {
+            paint::notice(window, &mut buffer, &self.texts.notice);
         }
         if self.overlay && !self.texts.overlay.is_empty() {
             paint::overlay(window, &mut buffer, &self.texts.overlay);
@@ -295,6 +312,13 @@ impl<F: FnMut(ViewEvent<'_>)> App<'_, F> {
                     window.set_fullscreen(full.then_some(Fullscreen::Borderless(None)));
                 }
             }
+            Hotkey::Paste => {
+                // The chord's own keys are down on the target.
+                let now = (self.options.now)();
+                self.input.lift(now, &mut sender(&mut self.on_event));
+                (self.on_event)(ViewEvent::Paste);
+            }
+            Hotkey::Control(wish) => (self.on_event)(ViewEvent::Control(wish)),
             Hotkey::Quit => self.close(event_loop),
         }
     }
@@ -338,7 +362,8 @@ impl<F: FnMut(ViewEvent<'_>)> ApplicationHandler<()> for App<'_, F> {
         if texts {
             self.set_title();
         }
-        if picture || texts {
+        let cursor = self.viewport.take_cursor(&mut self.cursor);
+        if picture || texts || cursor {
             self.redraw();
         }
     }

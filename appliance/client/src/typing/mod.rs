@@ -1,0 +1,12 @@
+//! Text typed on the target, by the keys of its layout: `soft-kvm-client type`, and pasting into the window.
+//!
+//! [`keyboard`] reads what a layout can type, [`soft_kvm_input::text`] plans the keys, the typist sends them.
+
+mod command;
+pub mod keyboard;
+mod paste;
+mod typist;
+
+pub use command::run;
+pub(crate) use paste::Paste;
+pub(crate) use typist::Typist;

@@ -1,0 +1,117 @@
+//! `--view kms`: full screen on a monitor without a window system, on the main thread.
+
+use std::thread;
+use std::time::Duration;
+
+use soft_kvm_core::{FrameRate, MonoTime};
+use soft_kvm_platform::os::display::{Display, DisplayError, DisplayOptions};
+
+use soft_kvm_video::cursor::Cursor;
+
+use super::ViewEvent;
+use super::paint::{self, Placement, Scaler};
+use super::viewport::{Picture, Texts, Viewport};
+
+/// How often a monitor that has gone is looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How the screen is used.
+#[derive(Clone, Debug)]
+pub(crate) struct ScreenOptions {
+    /// This machine's `CLOCK_MONOTONIC`.
+    pub(crate) now: fn() -> MonoTime,
+    /// Which monitor.
+    pub(crate) display: DisplayOptions,
+    /// Show the overlay.
+    pub(crate) overlay: bool,
+}
+
+/// Takes the monitor and shows the viewport's pictures until [`Viewport::close`] is called. What was on the monitor
+/// before comes back at the end. A monitor that is pulled is waited for.
+///
+/// # Errors
+/// [`DisplayError`] when no monitor can be taken at the start.
+pub(crate) fn run(
+    viewport: &Viewport,
+    options: &ScreenOptions,
+    mut on_event: impl FnMut(ViewEvent<'_>),
+) -> Result<(), DisplayError> {
+    let mut screen = Screen {
+        display: Display::open(&options.display)?,
+        front: Picture::default(),
+        texts: Texts::default(),
+        scaler: Scaler::default(),
+        cursor: Cursor::default(),
+        canvas: Vec::new(),
+    };
+    let main = thread::current();
+    viewport.attach(Box::new(move || main.unpark()));
+    let mut stale = true;
+    let mut lost = false;
+    loop {
+        viewport.awake();
+        if viewport.is_closed() {
+            break;
+        }
+        let fresh = viewport.take(&mut screen.front);
+        let texts = viewport.update(&mut screen.texts);
+        let cursor = viewport.take_cursor(&mut screen.cursor);
+        stale |= fresh || texts || cursor;
+        if !stale {
+            thread::park();
+            continue;
+        }
+        match screen.draw(options.overlay) {
+            Ok(()) => {
+                (stale, lost) = (false, false);
+                if fresh {
+                    on_event(ViewEvent::Presented {
+                        frame: screen.front.info,
+                        at: (options.now)(),
+                    });
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut lost, true) {
+                    tracing::warn!("{error}: tried again every half second");
+                }
+                thread::park_timeout(LOOK);
+            }
+        }
+    }
+    viewport.detach();
+    Ok(())
+}
+
+struct Screen {
+    display: Display,
+    front: Picture,
+    texts: Texts,
+    scaler: Scaler,
+    cursor: Cursor,
+    /// 0x00RRGGBB; graphics memory is slow to read, so nothing is mixed there.
+    canvas: Vec<u32>,
+}
+
+impl Screen {
+    fn draw(&mut self, overlay: bool) -> Result<(), DisplayError> {
+        // The stream's rate is not known here: any multiple of 30 pictures in a second shows 30 and 60 evenly.
+        let size = self.display.prepare(self.front.size, FrameRate::hz(30))?;
+        self.canvas.resize(size.pixels(), 0);
+        let place = Placement::fit(self.front.size, size);
+        let picture = self.front.size;
+        self.scaler
+            .draw(picture, &self.front.pixels, place, size, &mut self.canvas);
+        paint::cursor(size, &mut self.canvas, place, picture, &self.cursor);
+        if !self.texts.status.is_empty() {
+            paint::status(size, &mut self.canvas, &self.texts.status);
+        }
+        if !self.texts.notice.is_empty() {
+            paint::notice(size, &mut self.canvas, &self.texts.notice);
+        }
+        if overlay && !self.texts.overlay.is_empty() {
+            paint::overlay(size, &mut self.canvas, &self.texts.overlay);
+        }
+        self.display.show(&self.canvas)
+    }
+}
