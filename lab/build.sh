@@ -23,40 +23,29 @@ for tool in apt-get dpkg gcc make flex bison bc xz depmod perl python3; do
   command -v "$tool" >/dev/null 2>&1 || [ -x "/sbin/$tool" ] || fail "$tool is missing: run 'cargo xtask setup --for lab'"
 done
 
-recipe=$(cat "$0" "$here/kernel.fragment" | sha256sum | cut -c1-16)
+recipe=$(cat "$0" "$here/debian.sh" "$here/kernel.fragment" | sha256sum | cut -c1-16)
 if [ -z "$configure_only" ] && [ "$(cat "$work/out/recipe" 2>/dev/null)" = "$recipe" ]; then
   say "ready in $work/out"
   exit 0
 fi
 
-mkdir -p "$work/sources" "$work/lists/partial" "$work/cache/archives/partial" "$work/download" "$work/build" "$work/out"
+mkdir -p "$work/download" "$work/build" "$work/out"
 work=$(cd "$work" && pwd)
 
+# shellcheck disable=SC1091 # a file of its own
+. "$here/debian.sh"
 # The machine's own Debian mirror, with the suite that carries the newest kernel source.
-rm -f "$work"/sources/*
-if [ -r /etc/apt/sources.list.d/debian.sources ]; then
-  awk '/^#/ {next} /^$/ {if (seen) exit; next} {seen = 1; print}' /etc/apt/sources.list.d/debian.sources |
-    sed -e "s/^Suites:.*/Suites: $suite/" -e 's/^Components:.*/Components: main/' >"$work/sources/lab.sources"
-elif grep -qs '^deb .*debian' /etc/apt/sources.list; then
-  grep '^deb .*debian' /etc/apt/sources.list | head -n 1 |
-    sed -E "s/^(deb( \[[^]]*\])? +[^ ]+) .*/\1 $suite main/" >"$work/sources/lab.list"
-else
+debian_sources "$work" "$suite" ||
   fail "no Debian package source on this machine; point SOFT_KVM_LAB_KERNEL at a kernel built elsewhere"
-fi
-apt() {
-  program=$1; shift
-  "$program" -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$work/sources" \
-    -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User= "$@"
-}
 
 source=$(find "$work/src" -maxdepth 1 -name 'linux-source-*' -type d 2>/dev/null | sort -V | tail -n 1)
 if [ -z "$source" ]; then
   say "reading the package lists of Debian $suite"
-  apt apt-get -qq update || fail "the package lists of Debian $suite cannot be read"
-  package=$(apt apt-cache search --names-only '^linux-source-[0-9.]+$' | cut -d' ' -f1 | sort -V | tail -n 1)
+  debian_apt "$work" apt-get -qq update || fail "the package lists of Debian $suite cannot be read"
+  package=$(debian_apt "$work" apt-cache search --names-only '^linux-source-[0-9.]+$' | cut -d' ' -f1 | sort -V | tail -n 1)
   [ -n "$package" ] || fail "Debian $suite has no linux-source package"
   say "downloading $package"
-  (cd "$work/download" && rm -f ./*.deb && apt apt-get -qq download "$package")
+  (cd "$work/download" && rm -f ./*.deb && debian_apt "$work" apt-get -qq download "$package")
   say "unpacking"
   rm -rf "$work/unpack"; mkdir -p "$work/unpack" "$work/src"
   dpkg -x "$work"/download/linux-source-*.deb "$work/unpack"

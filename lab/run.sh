@@ -11,6 +11,7 @@
 #   -s DIRS     host folders, separated by colons, that the guest must see at the same path (for /tmp, /run)
 #   -w DIR      a folder that the guest may write, at the same path (shared between two kernels)
 #   -u          start udev in the guest
+#   -d          systemd is PID 1, with udev, journald and dbus; the files are writable, and nothing is kept (lab/systemd)
 #   -p CPU      processor to stay on (the last one); 'none' for no pinning
 #   -k ARGS     more kernel arguments, e.g. a virtual wire: vec0:transport=l2tpv3,udp=1,…
 #
@@ -19,11 +20,11 @@ set -eu
 
 kernel=${SOFT_KVM_LAB_KERNEL:-${XDG_CACHE_HOME:-$HOME/.cache}/soft-kvm-lab/out}
 here=$(cd "$(dirname "$0")" && pwd)
-memory=1G seconds=120 modules='' out='' share='' writable='' udev='' cpu='' extra=''
-while getopts m:t:M:o:s:w:up:k: option; do
+memory=1G seconds=120 modules='' out='' share='' writable='' udev='' systemd='' cpu='' extra=''
+while getopts m:t:M:o:s:w:udp:k: option; do
   case $option in
     m) memory=$OPTARG ;; t) seconds=$OPTARG ;; M) modules=$OPTARG ;; o) out=$OPTARG ;; s) share=$OPTARG ;;
-    w) writable=$OPTARG ;; u) udev=1 ;; p) cpu=$OPTARG ;; k) extra=$OPTARG ;; *) exit 64 ;;
+    w) writable=$OPTARG ;; u) udev=1 ;; d) systemd=1 ;; p) cpu=$OPTARG ;; k) extra=$OPTARG ;; *) exit 64 ;;
   esac
 done
 shift $((OPTIND - 1))
@@ -41,7 +42,7 @@ rm -f "$out/status" "$out/stdout" "$out/stderr"
 # The command with its quoting kept, and the variables that programs under test listen to.
 quote() { printf "'%s' " "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"; }
 {
-  for name in RUST_LOG RUST_BACKTRACE LANG LC_ALL; do
+  for name in RUST_LOG RUST_BACKTRACE LANG LC_ALL SOFT_KVM_LAB_EVENTS SOFT_KVM_LAB_ROUNDS SOFT_KVM_LAB_SEED; do
     eval "value=\${$name-}"
     [ -z "$value" ] || { printf 'export %s=' "$name"; quote "$value"; echo; }
   done
@@ -64,7 +65,7 @@ case "$pin" in ?*) $pin true 2>/dev/null || pin='' ;; esac
 TMPDIR=/dev/shm $pin timeout -s KILL "$seconds" "$kernel/linux" mem="$memory" ncpus=1 seccomp=on \
   rootfstype=hostfs rootflags=/ ro init="$here/init" con=null con0=null,fd:1 quiet uml_dir="$out/" \
   lab.out="$out" lab.kernel="$kernel" ${modules:+lab.modules="$modules"} ${share:+lab.share="$share"} \
-  ${writable:+lab.writable="$writable"} ${udev:+lab.udev=1} $extra </dev/null >"$out/console" 2>&1 || ended=$?
+  ${writable:+lab.writable="$writable"} ${udev:+lab.udev=1} ${systemd:+lab.systemd=1} $extra </dev/null >"$out/console" 2>&1 || ended=$?
 
 cat "$out/stdout" 2>/dev/null || true
 cat "$out/stderr" >&2 2>/dev/null || true

@@ -16,6 +16,12 @@ pub fn log(message: impl AsRef<str>) {
     let _ = writeln!(std::io::stderr(), "{}", message.as_ref());
 }
 
+/// Writes a line that the host shows also when the test succeeds: a measurement.
+pub fn tell(message: impl AsRef<str>) {
+    // Nobody is left to tell when standard output is gone.
+    let _ = writeln!(std::io::stdout(), "{}", message.as_ref());
+}
+
 /// Loads a kernel module with parameters such as `n_devs=1`.
 ///
 /// # Errors
@@ -26,6 +32,45 @@ pub fn modprobe(module: &str, parameters: &[&str]) -> anyhow::Result<()> {
         .args(["-d", &modules, module])
         .args(parameters))?;
     Ok(())
+}
+
+/// Loads one of the lab's own kernel modules with parameters such as `hang_after=10`; what it needs has to be loaded.
+///
+/// # Errors
+/// `insmod`'s own words.
+pub fn insmod(module: &str, parameters: &[&str]) -> anyhow::Result<()> {
+    let file = crate::host::own_module(module)?;
+    run(Command::new("insmod").arg(file).args(parameters)).map(drop)
+}
+
+/// Where the virtual VA driver looks for its faults; what it has seen stands in the file beside it.
+pub const VA_FAULTS: &str = "/run/virtual-va/faults";
+
+/// Sets the faults of the virtual VA driver, such as `("error_after", 5)`: these and no others.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn va_faults(faults: &[(&str, u32)]) -> anyhow::Result<()> {
+    let lines: String = faults
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect();
+    // At once: the driver may be reading.
+    let fresh = format!("{VA_FAULTS}.new");
+    fs::create_dir_all(Path::new(VA_FAULTS).parent().unwrap_or(Path::new("/")))?;
+    fs::write(&fresh, lines)?;
+    fs::rename(&fresh, VA_FAULTS).context(VA_FAULTS)
+}
+
+/// What the virtual VA driver has seen of a kind, such as `bitrate`, the newest last.
+#[must_use]
+pub fn va_seen(name: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("{VA_FAULTS}.seen")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    lines
+        .filter(|(seen, _)| *seen == name)
+        .map(|(_, value)| value.to_owned())
+        .collect()
 }
 
 /// Unloads a kernel module.
@@ -108,6 +153,16 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
         "{} is not built: run the lab by 'cargo xtask test --tier lab' or build it first",
         path.display()
     );
+    Ok(path)
+}
+
+/// The path of our Debian package `old` or `new` of this build, where systemd runs.
+///
+/// # Errors
+/// It has not been made.
+pub fn package(name: &str) -> anyhow::Result<PathBuf> {
+    let path = crate::host::own_package(name)?;
+    ensure!(path.is_file(), "{} is not made", path.display());
     Ok(path)
 }
 
@@ -292,6 +347,16 @@ impl Drop for Process {
     }
 }
 
+/// A protocol over IPv4, by its number (IANA "Assigned Internet Protocol Numbers").
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub enum Protocol {
+    /// Control channel.
+    Tcp = 6,
+    /// Video and input.
+    Udp = 17,
+}
+
 /// A network namespace: another host on the same kernel.
 #[derive(Debug)]
 pub struct Namespace {
@@ -310,6 +375,12 @@ impl Namespace {
         };
         run(namespace.command("ip").args(["link", "set", "lo", "up"]))?;
         Ok(namespace)
+    }
+
+    /// The file that stands for it, for `setns(2)`.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
     }
 
     /// A command that runs inside.
@@ -342,6 +413,28 @@ impl Namespace {
             run(here.command("ip").args(["link", "set", &there.name, "up"]))?;
         }
         Ok(())
+    }
+
+    /// Lets nothing of a protocol over IPv4 out to `other`, or lets it out again; everything else passes.
+    ///
+    /// # Errors
+    /// The kernel's words.
+    pub fn block(&self, other: &Self, protocol: Protocol, block: bool) -> anyhow::Result<()> {
+        let tc = |words: &str| {
+            let words = words.replace("DEVICE", &other.name);
+            run(self.command("tc").args(words.split(' '))).map(drop)
+        };
+        if !block {
+            return tc("qdisc del dev DEVICE root");
+        }
+        tc("qdisc add dev DEVICE root handle 1: prio")?;
+        tc("qdisc add dev DEVICE parent 1:3 handle 30: netem loss 100%")?;
+        // The first band takes what no filter sends to the third.
+        tc(&format!(
+            "filter add dev DEVICE parent 1: protocol ip prio 1 u32 match ip protocol {} 0xff flowid 1:3",
+            protocol as u8
+        ))?;
+        tc("filter add dev DEVICE parent 1: protocol all prio 2 u32 match u32 0 0 flowid 1:1")
     }
 
     /// Makes what this side sends over the cable to `other` bad: `["loss", "2%", "delay", "1ms"]`; no words

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
@@ -50,6 +51,7 @@ pub fn main(tests: &'static [LabTest]) -> ExitCode {
 pub(crate) struct Boot<'a> {
     pub(crate) modules: &'a [&'a str],
     pub(crate) udev: bool,
+    pub(crate) systemd: bool,
     pub(crate) timeout: Duration,
     /// A folder that the guest may write.
     pub(crate) shared: Option<&'a Path>,
@@ -64,8 +66,11 @@ impl Boot<'_> {
         let mut run = Command::new(lab_folder().join("run.sh"));
         run.arg("-t").arg(self.timeout.as_secs().to_string());
         run.arg("-s").arg(format!(
-            "{}:{}",
+            "{}:{}:{}:{}:{}",
             profile_folder()?.display(),
+            beside("lab-modules")?.display(),
+            va_folder()?.display(),
+            beside("lab-package")?.display(),
             lab_folder().display()
         ));
         if !self.modules.is_empty() {
@@ -73,6 +78,9 @@ impl Boot<'_> {
         }
         if self.udev {
             run.arg("-u");
+        }
+        if self.systemd {
+            run.arg("-d");
         }
         if let Some(shared) = self.shared {
             run.arg("-w").arg(shared);
@@ -113,6 +121,78 @@ pub(crate) fn profile_folder() -> anyhow::Result<PathBuf> {
         .to_owned())
 }
 
+/// A folder beside the profiles' folders: `lab-modules` with the lab's own modules, `lab-package` with our packages.
+fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let profile = profile_folder()?;
+    let target = profile.parent().context("the target folder")?;
+    Ok(target.join(name))
+}
+
+/// Where `lab/va-virtual/build.sh` puts the virtual VA driver.
+fn va_folder() -> anyhow::Result<PathBuf> {
+    beside("lab-va")
+}
+
+/// The name by which libva knows it.
+const VA_DRIVER: &str = "softkvm_virtual";
+
+/// The variables that make libva load it, and name the file of its faults.
+fn va_variables() -> anyhow::Result<[OsString; 3]> {
+    let mut path = OsString::from("LIBVA_DRIVERS_PATH=");
+    path.push(va_folder()?);
+    // A server that has locked itself in reads only where drivers may lie: the faults count as such a place.
+    path.push(":");
+    path.push(
+        Path::new(guest::VA_FAULTS)
+            .parent()
+            .unwrap_or(Path::new("/")),
+    );
+    Ok([
+        path,
+        format!("LIBVA_DRIVER_NAME={VA_DRIVER}").into(),
+        format!("SOFT_KVM_VIRTUAL_VA={}", guest::VA_FAULTS).into(),
+    ])
+}
+
+/// Why tests that need it cannot run, if so.
+fn va_missing() -> Option<String> {
+    let file = format!("{VA_DRIVER}_drv_video.so");
+    let built = va_folder().is_ok_and(|folder| folder.join(file).is_file());
+    let why = "the lab's virtual VA driver is not built: run 'cargo xtask lab setup'";
+    (!built).then(|| why.to_owned())
+}
+
+/// The file of one of the lab's own modules.
+pub(crate) fn own_module(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(beside("lab-modules")?.join(format!("{name}.ko")))
+}
+
+/// The file of one of our packages for the lab.
+pub(crate) fn own_package(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(beside("lab-package")?.join(format!("{name}.deb")))
+}
+
+/// Why tests under systemd cannot run, if so.
+fn without_systemd() -> Option<String> {
+    let programs = ["systemctl", "udevadm", "journalctl", "dbus-daemon", "dpkg"];
+    if let Some(absent) = programs.iter().find(|program| !installed(program)) {
+        return Some(format!(
+            "{absent} missing: run 'cargo xtask setup --for test'"
+        ));
+    }
+    let made = own_package("new").is_ok_and(|file| file.is_file());
+    (!made).then(|| "our packages are not made: run 'cargo xtask lab test'".to_owned())
+}
+
+/// Why tests that need these modules of our own cannot run, if so.
+fn unbuilt(modules: &[&str]) -> Option<String> {
+    let built = |name: &&&str| own_module(name).is_ok_and(|file| file.is_file());
+    let name = modules.iter().find(|name| !built(name))?;
+    Some(format!(
+        "the lab's kernel module {name} is not built: run 'cargo xtask lab setup'"
+    ))
+}
+
 /// A trial that counts as ignored when the lab cannot run here.
 fn skippable(
     name: String,
@@ -143,6 +223,9 @@ fn trial(test: LabTest, missing: Option<String>) -> Trial {
             )
         })
     });
+    let missing = missing.or_else(|| unbuilt(test.own_modules));
+    let missing = missing.or_else(|| test.va_driver.then(va_missing).flatten());
+    let missing = missing.or_else(|| test.systemd.then(without_systemd).flatten());
     skippable(test.name.to_owned(), missing, move || boot_all(test))
 }
 
@@ -151,20 +234,27 @@ fn boot_all(test: LabTest) -> anyhow::Result<()> {
     let binary = std::env::current_exe()?;
     let shared = tempfile::tempdir_in("/var/tmp")?;
     let ports = (free_port()?, free_port()?);
+    let mut start: Vec<OsString> = Vec::new();
+    if test.va_driver {
+        start.push("env".into());
+        start.extend(va_variables()?);
+    }
     let outputs = thread::scope(|scope| {
         let kernels: Vec<_> = (0..test.machines.len())
             .map(|machine| {
-                let command = [
+                let mut command = start.clone();
+                command.extend([
                     binary.clone().into(),
                     "--guest".into(),
                     test.name.into(),
                     machine.to_string().into(),
-                ];
+                ]);
                 let joined = test.machines.len() > 1;
                 let boot = Boot {
                     modules: test.modules,
                     udev: test.udev,
-                    timeout: test.timeout,
+                    systemd: test.systemd,
+                    timeout: test.timeout + measuring(),
                     shared: joined.then_some(shared.path()),
                     kernel: joined.then(|| wire(machine, ports)),
                     processor: machine,
@@ -182,16 +272,28 @@ fn boot_all(test: LabTest) -> anyhow::Result<()> {
             .collect::<Vec<_>>()
     });
     let mut failed = false;
-    let mut text = String::new();
+    let (mut text, mut told) = (String::new(), String::new());
     for (machine, output) in outputs.into_iter().enumerate() {
         let output = output?;
+        told.push_str(&String::from_utf8_lossy(&output.stdout));
         failed |= !output.status.success();
         text.push_str(&format!("kernel {machine}: {}", report(&output)));
     }
     if failed {
         bail!("{text}");
     }
+    if !told.is_empty() {
+        // Measurements; the harness's own lines go to standard output, too.
+        let _ = write!(std::io::stdout(), "\n{told}");
+    }
     Ok(())
+}
+
+/// More time for a measuring test that was asked for more events, at 1000 in a second and several times over.
+fn measuring() -> Duration {
+    let events = std::env::var("SOFT_KVM_LAB_EVENTS").ok();
+    let events = events.and_then(|text| text.parse::<u64>().ok());
+    Duration::from_millis(events.unwrap_or(0) * 4)
 }
 
 /// The kernel argument for one end of the wire: Ethernet frames in L2TPv3 over UDP on loopback.

@@ -18,10 +18,18 @@ pub struct LabTest {
     pub name: &'static str,
     /// Kernel modules loaded before the test, without parameters; [`guest::modprobe`] takes parameters.
     pub modules: &'static [&'static str],
+    /// The lab's own kernel modules (folders of `lab/modules`) that [`guest::insmod`] loads; the test is skipped
+    /// where they are not built.
+    pub own_modules: &'static [&'static str],
+    /// Whether libva loads the lab's virtual VA driver (`lab/va-virtual`); the test is skipped where it is not built.
+    pub va_driver: bool,
     /// Programs that have to be installed; the test is skipped without them.
     pub programs: &'static [&'static str],
     /// Whether udev runs inside (1 s more).
     pub udev: bool,
+    /// Whether systemd is PID 1, with udev, journald and a writable root that nothing is kept of (2 s more). The
+    /// packages of [`guest::package`] are there.
+    pub systemd: bool,
     /// The kernel is killed after this.
     pub timeout: Duration,
     /// What each kernel runs as root. Two of them are joined by a wire: interface `vec0` in each.
@@ -35,8 +43,11 @@ impl LabTest {
         Self {
             name,
             modules: &[],
+            own_modules: &[],
+            va_driver: false,
             programs: &[],
             udev: false,
+            systemd: false,
             timeout: Duration::from_secs(60),
             machines,
         }

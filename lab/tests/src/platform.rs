@@ -1,6 +1,7 @@
 //! The device tests of `appliance/platform/linux`: its integration tests that are ignored elsewhere because
 //! they need kernel drivers. Each test function runs in a kernel of its own.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,7 +13,11 @@ use crate::host::{Boot, report};
 const PACKAGE: &str = "soft-kvm-platform-linux";
 
 /// Modules to load for a test binary, by its name.
-const MODULES: &[(&str, &[&str])] = &[("v4l2_vivid", &["vivid"]), ("kms_vkms", &["vkms"])];
+const MODULES: &[(&str, &[&str])] = &[
+    ("v4l2_vivid", &["vivid"]),
+    ("kms_vkms", &["vkms"]),
+    ("m2m_codecs", &["vivid", "vicodec"]),
+];
 
 /// One test function of one binary.
 #[derive(Debug)]
@@ -35,6 +40,7 @@ impl PlatformTest {
         let boot = Boot {
             modules,
             udev: false,
+            systemd: false,
             timeout: Duration::from_secs(120),
             shared: None,
             kernel: None,
@@ -53,6 +59,13 @@ impl PlatformTest {
         let passed = String::from_utf8_lossy(&output.stdout).contains("ok. 1 passed");
         if !output.status.success() || !passed {
             bail!("{}", report(&output));
+        }
+        for stream in [&output.stdout, &output.stderr] {
+            for line in String::from_utf8_lossy(stream).lines() {
+                if let Some(seen) = line.find("seen: ").and_then(|at| line.get(at..)) {
+                    let _ = writeln!(std::io::stdout(), "\n{}: {seen}", self.name());
+                }
+            }
         }
         Ok(())
     }

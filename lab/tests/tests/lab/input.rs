@@ -1,9 +1,10 @@
 //! Keyboards and mice that a test makes in the kernel, and readers of kernel input devices.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use evdevil::event::{EventType, InputEvent, Key, Led, Misc, Rel};
@@ -13,6 +14,9 @@ use soft_kvm_lab_tests::guest;
 
 use crate::kvm::SOON;
 
+/// Above the server's threads that keys pass through.
+const READER_PRIORITY: &str = "50";
+
 /// How the physical path of the server's virtual devices begins.
 const TWIN: &str = "soft-kvm/";
 
@@ -20,9 +24,9 @@ pub(crate) const ESC: u16 = 1;
 pub(crate) const LEFT_CTRL: u16 = 29;
 pub(crate) const KEY_A: u16 = 30;
 pub(crate) const RIGHT_CTRL: u16 = 97;
-const LEFT_SHIFT: u16 = 42;
-const BTN_LEFT: u16 = 0x110;
-const REL_X: u16 = 0;
+pub(crate) const LEFT_SHIFT: u16 = 42;
+pub(crate) const BTN_LEFT: u16 = 0x110;
+pub(crate) const REL_X: u16 = 0;
 const REL_Y: u16 = 1;
 const REL_WHEEL: u16 = 8;
 const REL_WHEEL_HI_RES: u16 = 11;
@@ -42,6 +46,21 @@ impl Event {
         value: 0,
     };
 
+    /// Whether the kernel tells that the reader lost events.
+    pub(crate) fn is_loss(self) -> bool {
+        self.kind == EventType::SYN && self.code == 3
+    }
+
+    /// Any event by its numbers.
+    pub(crate) const fn new(kind: EventType, code: u16, value: i32) -> Self {
+        Self { kind, code, value }
+    }
+
+    /// Whether it is the end of a report.
+    pub(crate) fn is_end(self) -> bool {
+        self.kind == EventType::SYN && self.code == 0
+    }
+
     pub(crate) const fn key(code: u16, down: bool) -> Self {
         Self {
             kind: EventType::KEY,
@@ -55,12 +74,17 @@ impl Event {
         (self.kind == EventType::KEY && self.value < 2).then_some((self.code, self.value == 1))
     }
 
-    const fn motion(code: u16, value: i32) -> Self {
+    pub(crate) const fn motion(code: u16, value: i32) -> Self {
         Self {
             kind: EventType::REL,
             code,
             value,
         }
+    }
+
+    /// The relative axis and its steps.
+    pub(crate) fn as_motion(self) -> Option<(u16, i32)> {
+        (self.kind == EventType::REL).then_some((self.code, self.value))
     }
 
     /// `MSC_SCAN`: what a keyboard says before each key.
@@ -101,7 +125,8 @@ impl Hardware {
         Self::plugged(device, name)
     }
 
-    fn plugged(device: UinputDevice, name: &str) -> anyhow::Result<Self> {
+    /// A device that was just made under this name.
+    pub(crate) fn plugged(device: UinputDevice, name: &str) -> anyhow::Result<Self> {
         let node = node(name, false)?;
         Ok(Self { device, node })
     }
@@ -132,36 +157,74 @@ impl Hardware {
 /// Every event of a device from now on.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    events: Arc<Mutex<Vec<Event>>>,
+    events: Arc<Mutex<Vec<(Instant, Event)>>>,
     gone: Arc<AtomicBool>,
 }
 
 impl Reader {
     /// Reads on a thread of its own, which ends with the device: the kernel queues only 64 events.
     pub(crate) fn start(node: &Path) -> anyhow::Result<Self> {
+        Self::start_with(node, ahead_of_all)
+    }
+
+    /// One of ordinary priority, as the programs of a desktop have it.
+    pub(crate) fn ordinary(node: &Path) -> anyhow::Result<Self> {
+        Self::start_with(node, || {})
+    }
+
+    fn start_with(node: &Path, prepare: fn()) -> anyhow::Result<Self> {
         let device = Evdev::open(node).with_context(|| format!("opening {}", node.display()))?;
-        let (events, gone) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (events, gone) = (
+            Arc::<Mutex<Vec<_>>>::default(),
+            Arc::new(AtomicBool::new(false)),
+        );
         let reader = Self {
             events: Arc::clone(&events),
             gone: Arc::clone(&gone),
         };
+        let (ready, started) = mpsc::sync_channel(0);
         std::thread::spawn(move || {
+            prepare();
+            // It fails when nobody waits any more.
+            let _ = ready.send(());
             let mut buffer = [InputEvent::zeroed(); 64];
             while let Ok(count @ 1..) = device.read_events(&mut buffer) {
-                let read = buffer.iter().take(count).map(|event| Event {
-                    kind: event.event_type(),
-                    code: event.raw_code(),
-                    value: event.raw_value(),
+                let now = Instant::now();
+                let read = buffer.iter().take(count).map(|event| {
+                    let event = Event {
+                        kind: event.event_type(),
+                        code: event.raw_code(),
+                        value: event.raw_value(),
+                    };
+                    (now, event)
                 });
                 lock(&events).extend(read);
             }
             gone.store(true, Ordering::Release);
         });
+        started.recv().context("the reader did not start")?;
         Ok(reader)
     }
 
     /// What was read so far.
     pub(crate) fn events(&self) -> Vec<Event> {
+        lock(&self.events).iter().map(|(_, event)| *event).collect()
+    }
+
+    /// The whole reports that were read so far.
+    pub(crate) fn reports(&self) -> Vec<Vec<Event>> {
+        let events = self.events();
+        let mut reports: Vec<_> = events
+            .split(|event| event.is_end())
+            .map(<[Event]>::to_vec)
+            .collect();
+        // Behind the last end.
+        reports.pop();
+        reports
+    }
+
+    /// The same with the time of each reading.
+    pub(crate) fn stamped(&self) -> Vec<(Instant, Event)> {
         lock(&self.events).clone()
     }
 
@@ -172,13 +235,36 @@ impl Reader {
 
     /// Waits until these reports have been read, and checks that they are all that was.
     pub(crate) fn expect(&self, reports: &[Vec<Event>]) -> anyhow::Result<()> {
+        self.expect_of(reports, || self.events())
+    }
+
+    /// The same for a keyboard that may have repeated a held key meanwhile.
+    pub(crate) fn expect_without_repeats(&self, reports: &[Vec<Event>]) -> anyhow::Result<()> {
+        self.expect_of(reports, || {
+            let mut events = self.events();
+            // The kernel ends a report with a repetition by SYN_REPORT with value 1.
+            let is_repeat = |event: &Event| match event.kind {
+                EventType::KEY => event.value == 2,
+                EventType::SYN => event.value == 1,
+                _ => false,
+            };
+            events.retain(|event| !is_repeat(event));
+            events
+        })
+    }
+
+    fn expect_of(
+        &self,
+        reports: &[Vec<Event>],
+        read: impl Fn() -> Vec<Event>,
+    ) -> anyhow::Result<()> {
         let wanted = flat(reports);
         let enough = guest::wait_for("all events", SOON, || {
-            (self.events().len() >= wanted.len()).then_some(())
+            (read().len() >= wanted.len()).then_some(())
         });
         // What is too much would come right behind.
         std::thread::sleep(Duration::from_millis(50));
-        let got = self.events();
+        let got = read();
         let differs = got
             .iter()
             .zip(&wanted)
@@ -196,7 +282,17 @@ impl Reader {
     }
 }
 
-fn lock(events: &Mutex<Vec<Event>>) -> std::sync::MutexGuard<'_, Vec<Event>> {
+/// Lets the calling thread read before the server's thread goes on writing, on the only processor of this kernel: what overruns the
+/// 64 events that the kernel queues would be this reader's fault, not that of what it looks at.
+pub(crate) fn ahead_of_all() {
+    let thread = nix::unistd::gettid().to_string();
+    let words = ["--fifo", "--pid", READER_PRIORITY, &thread];
+    if let Err(error) = guest::run(Command::new("chrt").args(words)) {
+        guest::log(format!("a reader of ordinary priority: {error:#}"));
+    }
+}
+
+fn lock<T>(events: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     events.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -210,6 +306,36 @@ fn flat(reports: &[Vec<Event>]) -> Vec<Event> {
 /// Waits for the virtual device that the server makes for the one of this name.
 pub(crate) fn twin(name: &str) -> anyhow::Result<PathBuf> {
     node(name, true)
+}
+
+/// All virtual devices for the one of this name, on all servers of this kernel.
+pub(crate) fn twins(name: &str) -> Vec<PathBuf> {
+    nodes()
+        .filter(|(_, found, ours)| *ours && found == name)
+        .map(|(path, ..)| path)
+        .collect()
+}
+
+/// Each virtual device of the servers on this kernel, and its keys that are down now.
+pub(crate) fn twin_keys() -> impl Iterator<Item = (PathBuf, Vec<u16>)> {
+    let twins = nodes().filter(|(_, _, ours)| *ours);
+    // A device may go while it is looked at.
+    twins.filter_map(|(path, ..)| {
+        let keys = Evdev::open(&path).ok()?.key_state().ok()?;
+        Some((path, keys.iter().map(Key::raw).collect()))
+    })
+}
+
+/// The keys that are down after these events.
+pub(crate) fn down(events: &[Event]) -> Vec<u16> {
+    let mut down = Vec::new();
+    for (key, pressed) in events.iter().filter_map(|event| event.as_key()) {
+        down.retain(|other| *other != key);
+        if pressed {
+            down.push(key);
+        }
+    }
+    down
 }
 
 /// Whether a virtual device of the server is there.

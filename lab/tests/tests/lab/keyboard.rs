@@ -13,7 +13,7 @@ use crate::picture::Picture;
 const KEYBOARD: &str = "Lab Keyboard";
 const MOUSE: &str = "Lab Mouse";
 /// A picture that costs next to nothing.
-const SMALL: &[&str] = &[
+pub(crate) const SMALL: &[&str] = &[
     "--no-discovery",
     "--source",
     "testcard",
@@ -56,18 +56,8 @@ pub(crate) fn on_one_kernel() -> anyhow::Result<()> {
         keyboard.report(&[Event::key(key, true)])?;
     }
     client.process.wait_line("yours again", SOON)?;
-    let down = || {
-        let mut down: Vec<u16> = Vec::new();
-        for (key, pressed) in keys.events().iter().filter_map(|event| event.as_key()) {
-            down.retain(|other| *other != key);
-            if pressed {
-                down.push(key);
-            }
-        }
-        down
-    };
     guest::wait_for("all keys to go up on the target", SOON, || {
-        down().is_empty().then_some(())
+        input::down(&keys.events()).is_empty().then_some(())
     })?;
     let before = local_keys.events().len();
     keyboard.report(&[Event::key(ESC, false)])?;
@@ -192,10 +182,13 @@ pub(crate) fn seat_kernel() -> anyhow::Result<()> {
 }
 
 /// Waits until the client has taken this many devices since its start.
-fn await_grabs(client: &mut Client, count: usize) -> anyhow::Result<()> {
+pub(crate) fn await_grabs(client: &mut Client, count: usize) -> anyhow::Result<()> {
     guest::wait_for(&format!("{count} grabbed devices"), SOON, || {
         let output = client.process.output();
-        let taken = output.lines().filter(|line| line.contains("taken")).count();
+        let taken = output
+            .lines()
+            .filter(|line| line.contains("taken device="))
+            .count();
         (taken >= count || client.process.has_ended()).then_some(())
     })?;
     ensure!(

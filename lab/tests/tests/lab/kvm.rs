@@ -47,13 +47,27 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it with more `arguments` and waits until it listens.
     pub(crate) fn start(host: Host<'_>, arguments: &[&str]) -> anyhow::Result<Self> {
-        let folder = guest::folder("server")?;
+        Self::start_named("server", host, arguments)
+    }
+
+    /// One of several servers.
+    pub(crate) fn start_named(
+        name: &str,
+        host: Host<'_>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let folder = guest::folder(name)?;
         let (ready, stats) = (folder.join("ready.json"), folder.join("stats.json"));
         let state = folder.join("state");
+        if arguments.contains(&"--user") {
+            // It writes there when it is that user.
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            std::fs::set_permissions(&folder, open)?;
+        }
         // A ready file of a server before is not this one's.
         let _ = std::fs::remove_file(&ready);
         let mut process = Process::start(
-            "server",
+            name,
             host.command("soft-kvm-server")?
                 .args(["--metrics-port", "0", "--port"])
                 .arg(PORT.to_string())
@@ -87,6 +101,11 @@ impl Server {
         code.context("the server shows no pairing code")
     }
 
+    /// A value of its ready file.
+    pub(crate) fn ready(&self, key: &str) -> Option<&Value> {
+        self.ready.get(key)
+    }
+
     /// Opens another pairing window, as `soft-kvm-server pair` on `host` does, and gives its code.
     pub(crate) fn new_code(&self, host: Host<'_>) -> anyhow::Result<String> {
         let told = guest::run(
@@ -97,6 +116,13 @@ impl Server {
         let code = told.split_whitespace().last().unwrap_or_default();
         ensure!(code.len() == 6, "no code in {told:?}");
         Ok(code.to_owned())
+    }
+
+    /// `soft-kvm-server clients WORDS…` on its console.
+    pub(crate) fn clients(&self, host: Host<'_>, words: &[&str]) -> anyhow::Result<String> {
+        let mut command = host.command("soft-kvm-server")?;
+        command.arg("clients").args(words);
+        guest::run(command.arg("--state-dir").arg(&self.state))
     }
 
     /// The name that it has for itself.
@@ -164,17 +190,48 @@ impl<'a> Seat<'a> {
 
     /// Connects without a view; ends by itself when the arguments say so, or by [`Client::stop`].
     pub(crate) fn connect(&self, server: &str, arguments: &[&str]) -> anyhow::Result<Client> {
+        self.view("none", server, arguments)
+    }
+
+    /// The same with a view.
+    pub(crate) fn view(
+        &self,
+        view: &str,
+        server: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Client> {
+        self.client(view, server, arguments, &[])
+    }
+
+    /// The same with more environment variables.
+    pub(crate) fn connect_as(
+        &self,
+        server: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Client> {
+        self.client("none", server, arguments, variables)
+    }
+
+    fn client(
+        &self,
+        view: &str,
+        server: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Client> {
         let stats = self.file("stats.json");
         let name = self.folder.file_name().unwrap_or_default();
         let process = Process::start(
             &name.to_string_lossy(),
             self.host
                 .command("soft-kvm-client")?
-                .args(["--view", "none", "--server", server, "--state-dir"])
+                .args(["--view", view, "--server", server, "--state-dir"])
                 .arg(self.state())
                 .arg("--stats-json")
                 .arg(&stats)
-                .args(arguments),
+                .args(arguments)
+                .envs(variables.iter().copied()),
         )?;
         Ok(Client { process, stats })
     }
@@ -204,6 +261,13 @@ impl Client {
         self.process.send_signal("INT")?;
         self.finish()
     }
+}
+
+/// What `soft-kvm-server devices` lists on the kernel itself.
+pub(crate) fn devices() -> anyhow::Result<Value> {
+    let mut command = Host::Kernel.command("soft-kvm-server")?;
+    let text = guest::run(command.args(["devices", "--json"]))?;
+    serde_json::from_str(&text).with_context(|| text)
 }
 
 /// Two hosts on one kernel with a cable between them: the server's at 10.1.0.1, the client's at 10.1.0.2.

@@ -2,16 +2,47 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod compete;
+mod convert;
+mod fallback;
+mod front;
+mod gadget;
+mod hostile;
 mod input;
+mod input_equal;
+mod install;
 mod keyboard;
+mod kms;
 mod kvm;
+mod ladder;
+mod lan;
+mod latency;
+mod lock_out;
+mod m2m;
 mod pairing;
 mod picture;
+mod plug;
+mod privsep;
+mod probe;
+mod recording;
+mod roles;
+mod routes;
+#[path = "../../../../appliance/platform/linux/tests/screen/mod.rs"]
+mod screen;
+mod service;
+mod stall;
+mod stuck;
+mod switching;
+mod system;
+mod typing;
+mod vaapi;
+mod viewer;
 mod vivid;
 mod vkms;
 mod wire;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use soft_kvm_lab_tests::{LabTest, host};
 
@@ -34,18 +65,219 @@ const TESTS: &[LabTest] = &[
         programs: &["v4l2-ctl"],
         ..LabTest::new("vivid_dongle", &[vivid::dongle_640x480])
     },
-    LabTest::new("vivid_unplugged", &[vivid::unplugged]),
+    LabTest::new("hotplug_vivid", &[vivid::unplugged]),
+    LabTest {
+        programs: &["v4l2-ctl"],
+        ..LabTest::new("signal_states", &[vivid::states])
+    },
     LabTest {
         modules: &["vkms"],
         ..LabTest::new("vkms", &[vkms::console])
     },
+    LabTest::new("vkms_second_card", &[vkms::console_on_second_card]),
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("privsep-screen", &[vkms::console_by_broker])
+    },
+    LabTest::new("privsep", &[privsep::video_and_input]),
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("viewer::on_the_metal", &[viewer::on_the_metal])
+    },
+    LabTest {
+        modules: &["vicodec"],
+        own_modules: &["virtual-h264"],
+        programs: &["v4l2-compliance"],
+        ..LabTest::new("m2m::virtual_h264_compliance", &[m2m::compliance])
+    },
+    LabTest {
+        modules: &["vivid", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("m2m::faults", &[m2m::faults])
+    },
+    LabTest {
+        modules: &["vivid", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        programs: &["ffmpeg"],
+        ..LabTest::new("zero-copy::vivid_virtual_h264", &[m2m::every_pixel])
+    },
+    LabTest {
+        modules: &["vgem"],
+        va_driver: true,
+        programs: &["ffmpeg"],
+        ..LabTest::new("vaapi::every_sample", &[vaapi::every_sample])
+    },
+    LabTest {
+        modules: &["vgem"],
+        va_driver: true,
+        ..LabTest::new("vaapi::faults", &[vaapi::faults])
+    },
+    LabTest {
+        modules: &["vgem", "vivid"],
+        va_driver: true,
+        ..LabTest::new("vaapi::imports", &[vaapi::imports])
+    },
+    LabTest {
+        modules: &["vgem"],
+        va_driver: true,
+        ..LabTest::new("vaapi::without_libva", &[vaapi::without_libva])
+    },
+    LabTest {
+        modules: &["vgem", "vkms"],
+        va_driver: true,
+        ..LabTest::new(
+            "zero-copy::screen_through_vaapi",
+            &[routes::screen_through_vaapi],
+        )
+    },
+    LabTest {
+        modules: &["vgem"],
+        va_driver: true,
+        ..LabTest::new("ladder::vaapi_at_the_start", &[ladder::vaapi_at_the_start])
+    },
+    LabTest {
+        modules: &["vgem", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        va_driver: true,
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("ladder::vaapi_between", &[ladder::vaapi_between])
+    },
+    LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        timeout: Duration::from_secs(90),
+        ..LabTest::new("ladder::falls_and_climbs", &[ladder::falls_and_climbs])
+    },
+    LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("ladder::falls_at_the_start", &[ladder::falls_at_the_start])
+    },
+    LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("zero-copy::to_the_client", &[m2m::to_the_client])
+    },
+    LabTest {
+        modules: &["vkms", "vim2m", "vicodec"],
+        ..LabTest::new("zero-copy::vkms_vim2m_vicodec", &[convert::screen])
+    },
+    LabTest::new(
+        "zero-copy::vicodec_to_vicodec",
+        &[routes::vicodec_to_vicodec],
+    ),
+    LabTest {
+        modules: &["vkms", "vim2m", "vicodec"],
+        ..LabTest::new(
+            "zero-copy::screen_to_the_client",
+            &[routes::screen_through_a_converter],
+        )
+    },
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("kms::cursor", &[kms::cursor])
+    },
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("kms::wake", &[kms::wake])
+    },
+    LabTest {
+        timeout: Duration::from_secs(90),
+        ..LabTest::new("lan-only", &[lan::only])
+    },
+    LabTest {
+        timeout: Duration::from_secs(90),
+        ..LabTest::new("lan-only-lists", &[lan::lists])
+    },
+    LabTest {
+        systemd: true,
+        ..LabTest::new("service", &[service::lives])
+    },
+    LabTest {
+        systemd: true,
+        timeout: Duration::from_secs(150),
+        ..LabTest::new("install", &[install::package])
+    },
+    LabTest::new("roles", &[roles::reach_the_kernel]),
+    LabTest {
+        programs: &["tc"],
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("hostile", &[hostile::flood])
+    },
+    LabTest {
+        systemd: true,
+        timeout: Duration::from_secs(150),
+        ..LabTest::new("plug", &[plug::starts])
+    },
     LabTest::new("pairing_mdns", &[pairing::by_name]),
+    LabTest {
+        modules: &["vkms"],
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("pairing_button_and_screen", &[front::button_and_screen])
+    },
+    LabTest::new("type", &[typing::through_uinput]),
     LabTest::new("keyboard", &[keyboard::on_one_kernel]),
     LabTest::new("keyboard_unplugged", &[keyboard::unplugged]),
+    LabTest::new("input-equal-events", &[input_equal::events]),
+    LabTest {
+        programs: &["libinput", "udevadm"],
+        udev: true,
+        ..LabTest::new("input-equal-libinput", &[input_equal::libinput])
+    },
+    LabTest {
+        programs: &["tc"],
+        ..LabTest::new("stall", &[stall::backlog])
+    },
+    LabTest::new("input-two-clients", &[compete::two_clients]),
+    LabTest {
+        // Long enough for 200 rounds.
+        timeout: Duration::from_secs(900),
+        ..LabTest::new("stuck-keys", &[stuck::keys])
+    },
+    LabTest {
+        timeout: Duration::from_secs(90),
+        ..LabTest::new("lock-out-hung", &[lock_out::hung])
+    },
+    LabTest {
+        modules: &["dummy_hcd"],
+        ..LabTest::new("gadget", &[gadget::through_usb])
+    },
+    LabTest {
+        modules: &["dummy_hcd"],
+        ..LabTest::new("gadget-broker", &[gadget::by_broker])
+    },
+    LabTest::new("lock-out-killed", &[lock_out::killed]),
+    LabTest::new("lock-out-trial", &[lock_out::trial]),
+    LabTest::new("lock-out-session", &[lock_out::session]),
+    LabTest::new("switching-chords", &[switching::chords]),
+    LabTest::new("switching-joystick", &[switching::joystick]),
+    LabTest::new("switching-edges", &[switching::edges]),
     LabTest::new(
         "two_kernels",
         &[keyboard::target_kernel, keyboard::seat_kernel],
     ),
+    LabTest {
+        programs: &["tc"],
+        ..LabTest::new("input_without_udp", &[fallback::over_the_control_channel])
+    },
+    LabTest {
+        programs: &["tc"],
+        ..LabTest::new(
+            "input_without_tcp",
+            &[fallback::without_the_control_channel],
+        )
+    },
+    LabTest {
+        programs: &["tc"],
+        ..LabTest::new("loss_one_kernel", &[latency::on_one_kernel])
+    },
+    LabTest {
+        programs: &["tc"],
+        ..LabTest::new(
+            "loss_two_kernels",
+            &[latency::target_kernel, latency::seat_kernel],
+        )
+    },
 ];
 
 fn main() -> ExitCode {

@@ -68,6 +68,13 @@ impl Picture {
         Ok(sums.map(|sum| u8::try_from(sum / count).unwrap_or(u8::MAX)))
     }
 
+    /// The number of pixels that look different.
+    pub(crate) fn differing(&self, other: &Self) -> usize {
+        let pairs = self.pixels.chunks(3).zip(other.pixels.chunks(3));
+        let far = |(a, b): &(&[u8], &[u8])| a.iter().zip(*b).any(|(a, b)| a.abs_diff(*b) > 80);
+        pairs.filter(far).count()
+    }
+
     /// The share of the pixels, from 0 to 1, that are `wanted`.
     pub(crate) fn share(&self, wanted: impl Fn([u8; 3]) -> bool) -> f64 {
         let pixels = self.pixels.chunks_exact(3);

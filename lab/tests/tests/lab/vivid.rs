@@ -1,5 +1,6 @@
 //! A kernel video device on one host, its picture decoded on another.
 
+use std::io::Write as _;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
@@ -9,7 +10,7 @@ use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 use crate::picture::{Picture, near};
 
 /// An HDMI input, whose signal says the size.
-const HDMI: &[&str] = &[
+pub(crate) const HDMI: &[&str] = &[
     "n_devs=1",
     "node_types=0x1",
     "num_inputs=1",
@@ -22,13 +23,11 @@ const WEBCAM: &[&str] = &[
     "num_inputs=1",
     "input_types=0x0",
 ];
-/// Luma and chroma as the encoder takes them; small pictures have ITU-R 601 otherwise.
-const REC_709: &str = "y_cbcr_encoding=2";
 
 pub(crate) fn hdmi_640x480() -> anyhow::Result<()> {
     guest::modprobe("vivid", HDMI)?;
     // The first of the driver's timings: 640x480 at 59.94 Hz.
-    v4l2_ctl(&["--set-dv-bt-timings", "index=0", "--set-ctrl", REC_709])?;
+    v4l2_ctl(&["--set-dv-bt-timings", "index=0"])?;
     decoded_elsewhere(&[], (640, 480))
 }
 
@@ -39,8 +38,12 @@ pub(crate) fn hdmi_1280x720() -> anyhow::Result<()> {
 
 pub(crate) fn dongle_640x480() -> anyhow::Result<()> {
     guest::modprobe("vivid", WEBCAM)?;
-    v4l2_ctl(&["--set-ctrl", REC_709])?;
     decoded_elsewhere(&["--size", "640x480"], (640, 480))
+}
+
+/// An HDMI input of 720p.
+pub(crate) fn plug_in() -> anyhow::Result<()> {
+    guest::modprobe("vivid", HDMI).map(drop)
 }
 
 fn v4l2_ctl(arguments: &[&str]) -> anyhow::Result<()> {
@@ -108,14 +111,14 @@ pub(crate) fn unplugged() -> anyhow::Result<()> {
     let other = Seat::named("other", Host::Namespace(&near))?;
     other.pair(TARGET, &server.new_code(host)?)?;
     let watching = seat.connect(TARGET, &[])?;
-    look(&other, "before.png")?.check_bars()?;
+    look(&other, TARGET, "before.png")?.check_bars()?;
 
     guest::unbind("vivid", "vivid.0")?;
     guest::wait_for("the reason picture", SOON, || {
         let told = server.process.output();
         told.contains("the reason is shown").then_some(())
     })?;
-    let picture = look(&other, "meanwhile.png")?;
+    let picture = look(&other, TARGET, "meanwhile.png")?;
     ensure!(
         picture.size() == (1280, 720),
         "the picture is {:?}",
@@ -127,7 +130,7 @@ pub(crate) fn unplugged() -> anyhow::Result<()> {
     guest::bind("vivid", "vivid.0")?;
     let mut after = Ok(());
     for _ in 0..5 {
-        after = look(&other, "after.png")?.check_bars();
+        after = look(&other, TARGET, "after.png")?.check_bars();
         if after.is_ok() {
             break;
         }
@@ -147,8 +150,77 @@ pub(crate) fn unplugged() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Each state of an HDMI input is a picture with its own words on a client that stays connected.
+pub(crate) fn states() -> anyhow::Result<()> {
+    guest::modprobe("vivid", HDMI)?;
+    let (target, near) = kvm::two_hosts()?;
+    let host = Host::Namespace(&target);
+    let server = Server::start(
+        host,
+        &[
+            "--no-discovery",
+            "--source",
+            "v4l2:/dev/video0",
+            "--fps",
+            "15",
+        ],
+    )?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, server.code()?)?;
+    let other = Seat::named("other", Host::Namespace(&near))?;
+    other.pair(TARGET, &server.new_code(host)?)?;
+    let watching = seat.connect(TARGET, &[])?;
+    look(&other, TARGET, "before.png")?.check_bars()?;
+    let mode = |mode: &str| v4l2_ctl(&["-c", &format!("dv_timings_signal_mode={mode}")]);
+    let mut pictures: Vec<(&str, Picture)> = Vec::new();
+    for state in ["NoCable", "NoLock", "OutOfRange", "NoSignal", "NoDevice"] {
+        match state {
+            "NoCable" => mode("1")?,
+            "NoLock" => mode("2")?,
+            "OutOfRange" => mode("3")?,
+            // A source without an EDID to go by has its 5 V on and sends nothing.
+            "NoSignal" => {
+                v4l2_ctl(&["--clear-edid", "0"])?;
+                mode("0")?;
+            }
+            _ => guest::unbind("vivid", "vivid.0")?,
+        }
+        guest::wait_for(state, SOON, || {
+            let told = server.process.output();
+            told.contains(&format!("state={state}")).then_some(())
+        })?;
+        let picture = look(&other, TARGET, &format!("{state}.png"))?;
+        check_reason(&picture).context(state)?;
+        for (before, shown) in &pictures {
+            let pixels = picture.differing(shown);
+            ensure!(
+                pixels > 500,
+                "{state} looks like {before}: {pixels} pixels differ"
+            );
+        }
+        pictures.push((state, picture));
+    }
+    guest::bind("vivid", "vivid.0")?;
+    guest::wait_for("the picture again", SOON, || {
+        look(&other, TARGET, "after.png")
+            .and_then(|picture| picture.check_bars())
+            .ok()
+    })?;
+    let shown = watching.stop()?;
+    server.stop()?;
+    let connections = kvm::number(&shown, "/connect_ms/count")?;
+    ensure!(connections == 1, "{connections} connections: {shown}");
+    let decoded = kvm::number(&shown, "/frames/decoded")?;
+    let _ = writeln!(
+        std::io::stdout(),
+        "seen: {} states as pictures of their own, {decoded} pictures decoded over one connection",
+        pictures.len()
+    );
+    Ok(())
+}
+
 /// The first picture that a new viewer gets.
-fn look(seat: &Seat<'_>, name: &str) -> anyhow::Result<Picture> {
+pub(crate) fn look(seat: &Seat<'_>, server: &str, name: &str) -> anyhow::Result<Picture> {
     let screenshot = seat.file(name);
     let arguments = [
         "--force",
@@ -157,12 +229,12 @@ fn look(seat: &Seat<'_>, name: &str) -> anyhow::Result<Picture> {
         "--screenshot",
         &screenshot.to_string_lossy(),
     ];
-    seat.connect(TARGET, &arguments)?.finish()?;
+    seat.connect(server, &arguments)?.finish()?;
     Picture::read(&screenshot)
 }
 
 /// Light words on a dark ground: neither black nor frozen.
-fn check_reason(picture: &Picture) -> anyhow::Result<()> {
+pub(crate) fn check_reason(picture: &Picture) -> anyhow::Result<()> {
     let (width, height) = picture.size();
     let ground = picture.colour((width / 2, height / 8), (width / 2, height / 8))?;
     ensure!(near(ground, [24, 28, 36]), "the ground is {ground:?}");

@@ -2,28 +2,51 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use drm::Device as DrmDevice;
 use drm::buffer::{Buffer as _, DrmFourcc};
 use drm::control::dumbbuffer::DumbBuffer;
 use drm::control::{Device as ControlDevice, framebuffer};
+use soft_kvm_lab_tests::guest;
 
 use crate::kvm::{self, Host, Seat, Server, TARGET};
 use crate::picture::{COLOUR_BARS, Picture, near};
+use crate::privsep::{UNPRIVILEGED, check_powerless};
 
 const BLUE: [u8; 3] = [0, 0, 191];
 
 /// What a text console's framebuffer shows is what the client decodes, also after it has changed.
 pub(crate) fn console() -> anyhow::Result<()> {
+    shown(&["--no-discovery"])
+}
+
+/// The same by a server without any capability: the broker hands it the framebuffers' memory, to read only.
+pub(crate) fn console_by_broker() -> anyhow::Result<()> {
+    shown(UNPRIVILEGED)
+}
+
+/// The same on a machine whose first card has no screen at all: the second one is taken.
+pub(crate) fn console_on_second_card() -> anyhow::Result<()> {
+    // Made in this order, so that the numbers are these.
+    guest::modprobe("vgem", &[])?;
+    guest::modprobe("vkms", &[])?;
+    shown(&["--no-discovery"])
+}
+
+fn shown(options: &[&str]) -> anyhow::Result<()> {
     let mut screen = Screen::new()?;
     let bar = screen.width.div_ceil(COLOUR_BARS.len());
     screen.paint(|x, _| COLOUR_BARS.get(x / bar).copied().unwrap_or_default())?;
     let (target, seat) = kvm::two_hosts()?;
     let server = Server::start(
         Host::Namespace(&target),
-        &["--no-discovery", "--source", "kms", "--fps", "10"],
+        &[options, &["--source", "kms", "--fps", "10"]].concat(),
     )?;
+    if options == UNPRIVILEGED {
+        check_powerless(server.process.id())?;
+    }
     let seat = Seat::new(Host::Namespace(&seat))?;
     seat.pair(TARGET, server.code()?)?;
     let picture = look(&seat, "bars.png")?;
@@ -77,11 +100,13 @@ struct Screen {
 
 impl Screen {
     fn new() -> anyhow::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/dri/card0");
-        let card = Card(file.context("/dev/dri/card0")?);
+        // The last one: vkms.
+        let node = ["/dev/dri/card1", "/dev/dri/card0"]
+            .into_iter()
+            .find(|node| Path::new(node).exists())
+            .context("no card")?;
+        let file = OpenOptions::new().read(true).write(true).open(node);
+        let card = Card(file.context(node)?);
         let resources = card.resource_handles()?;
         let connector = *resources.connectors().first().context("no connector")?;
         let info = card.get_connector(connector, true)?;

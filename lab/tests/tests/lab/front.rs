@@ -1,0 +1,155 @@
+//! The front of a box: a real button opens pairing, and the box's own screen shows the code.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use evdevil::event::{EventType, Key};
+use evdevil::uinput::UinputDevice;
+use qrcode::{Color, QrCode};
+use serde_json::Value;
+use soft_kvm_lab_tests::guest;
+use soft_kvm_platform::os::kms::{KmsOptions, KmsSource};
+use soft_kvm_video::source::{Captured, VideoSource as _};
+
+use crate::input::{Event, Hardware, KEY_A};
+use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
+use crate::viewer::Console;
+
+const BUTTON: &str = "box-front";
+const KEY: u16 = 0x211;
+const WHITE: [u8; 3] = [255; 3];
+/// What the console says with each code.
+const SAID: &str = "Pairing code: ";
+/// What the log says when the button is read.
+const READ: &str = "the button opens pairing";
+const STORY: &str = "(import 'default.jsonnet') + {
+  control+: { name: 'rack-7', pair_button: 'box-front', pair_screen: 'Virtual-1' },
+  capture+: { driver: 'testcard', size: '320x240', fps: 5 },
+  input: null,
+}";
+
+pub(crate) fn button_and_screen() -> anyhow::Result<()> {
+    let console = Console::new()?;
+    let (target, near) = kvm::two_hosts()?;
+    let story = guest::folder("story")?.join("box.jsonnet");
+    std::fs::write(&story, STORY)?;
+    let button = plug()?;
+    let mut server = Server::start(
+        Host::Namespace(&target),
+        &["--no-discovery", "--story", &story.to_string_lossy()],
+    )?;
+    server.process.wait_line(READ, SOON)?;
+
+    // The first window is open from the start, and its code on the screen.
+    let first = server.code()?.to_owned();
+    on_screen(&server, &first)?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, &first)?;
+    given_back(&console, &server)?;
+
+    // What is no press of the button opens nothing, and is read before the press that follows.
+    button.tap(KEY_A)?;
+    button.report(&[Event::new(EventType::KEY, KEY, 2)])?;
+    button.report(&[Event::key(KEY, false)])?;
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(codes(&server).len() == 1, "opened by something else");
+    button.tap(KEY)?;
+    let code = next_code(&server, 1)?;
+    on_screen(&server, &code)?;
+    ensure!(codes(&server).len() == 2, "opened more than once");
+    let second = Seat::named("second", Host::Namespace(&near))?;
+    second.pair(TARGET, &code)?;
+    given_back(&console, &server)?;
+
+    // Pulled and plugged in again.
+    drop(button);
+    server.process.wait_line("the button has gone", SOON)?;
+    let button = plug()?;
+    guest::wait_for("the button again", SOON, || {
+        let output = server.process.output();
+        (output.matches(READ).count() == 2).then_some(())
+    })?;
+    button.tap(KEY)?;
+    let code = next_code(&server, 2)?;
+    on_screen(&server, &code)?;
+
+    // The end of the server gives the screen back, too.
+    server.stop()?;
+    ensure!(console.is_shown()?, "the screen is not given back");
+    Ok(())
+}
+
+fn plug() -> anyhow::Result<Hardware> {
+    let device = UinputDevice::builder()?
+        .with_keys([KEY_A, KEY].map(Key::from_raw))?
+        .with_key_repeat()?
+        .build(BUTTON)?;
+    Hardware::plugged(device, BUTTON)
+}
+
+/// The codes that the console has said so far.
+fn codes(server: &Server) -> Vec<String> {
+    let output = server.process.output();
+    let said = output.lines().filter_map(|line| line.split_once(SAID));
+    said.map(|(_, code)| code.trim().to_owned()).collect()
+}
+
+fn next_code(server: &Server, before: usize) -> anyhow::Result<String> {
+    guest::wait_for("the code on the console", SOON, || {
+        codes(server).get(before).cloned()
+    })
+    .with_context(|| server.process.output())
+}
+
+fn given_back(console: &Console, server: &Server) -> anyhow::Result<()> {
+    guest::wait_for("the screen's old picture", SOON, || {
+        console.is_shown().ok()?.then_some(())
+    })
+    .with_context(|| server.process.output())
+}
+
+/// Waits until the screen shows the QR code of this pairing code.
+fn on_screen(server: &Server, code: &str) -> anyhow::Result<()> {
+    let key = server.ready("fingerprint").and_then(Value::as_str);
+    let key = key.context("no fingerprint")?;
+    let uri = format!("soft-kvm:pair?name=rack-7&port={PORT}&code={code}&fp={key}");
+    let wanted = QrCode::new(&uri)?;
+    guest::wait_for("the QR code on the screen", SOON, || {
+        (scan(wanted.width())? == wanted.to_colors()).then_some(())
+    })
+    .with_context(|| server.process.output())
+}
+
+/// The modules of a QR code of this width on the screen, by the colour in the middle of each.
+fn scan(width: usize) -> Option<Vec<Color>> {
+    let mut source = KmsSource::open(KmsOptions::new("/dev/dri/card0")).ok()?;
+    let Captured::Frame(frame) = source.next(Duration::from_millis(200)).ok()? else {
+        return None;
+    };
+    let plane = frame.plane(0)?;
+    let size = frame.info().size;
+    let colour = |x: usize, y: usize| {
+        let start = y * plane.stride + x * 4;
+        <[u8; 3]>::try_from(plane.data.get(start..start + 3)?).ok()
+    };
+    // Nothing else is on the right half: the square's edges are its first and last white pixels.
+    let right = size.width as usize / 2;
+    let places =
+        (0..size.height as usize).flat_map(|y| (right..size.width as usize).map(move |x| (x, y)));
+    let white: Vec<_> = places
+        .filter(|(x, y)| colour(*x, *y) == Some(WHITE))
+        .collect();
+    let (left, top) = (white.iter().map(|at| at.0).min()?, white.first()?.1);
+    let whole = white.last()?.1 - top + 1;
+    // Four light modules are around it.
+    let module = whole / (width + 8);
+    let middle = |index: usize| (index + 4) * module + module / 2;
+    let modules = (0..width * width).map(|index| {
+        let (x, y) = (left + middle(index % width), top + middle(index / width));
+        match colour(x, y)? {
+            WHITE => Some(Color::Light),
+            _ => Some(Color::Dark),
+        }
+    });
+    modules.collect()
+}

@@ -1,0 +1,120 @@
+//! Our Debian package under dpkg and a running systemd: what is enabled and runs, what an upgrade keeps, what purging leaves.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::ensure;
+use soft_kvm_lab_tests::guest;
+
+use crate::service::{SERVER, STORY};
+use crate::system::{self, SOON, becomes, property, status, systemctl};
+
+const KEY: &str = "/var/lib/soft-kvm/identity.pem";
+
+/// Installed, it is enabled and serves. An upgrade starts the new program and keeps key, story and that it was disabled.
+/// Purged, nothing is left but what was there before.
+pub(crate) fn package() -> anyhow::Result<()> {
+    system::forget_hwdb()?;
+    // A container's word against starting services, and the manual's index.
+    for path in ["/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"] {
+        if Path::new(path).exists() {
+            fs::remove_file(path)?;
+        }
+    }
+    let before = ours()?;
+    dpkg(&["--install", &guest::package("old")?.to_string_lossy()])?;
+    ensure!(is_enabled() == "enabled", "{}", status(SERVER));
+    becomes(SERVER, "ActiveState", "active", SOON)?;
+    ensure!(
+        property(SERVER, "StatusText")? == "serving",
+        "{}",
+        status(SERVER)
+    );
+    let first = property(SERVER, "MainPID")?;
+    let key = fs::read(KEY)?;
+    fs::write(STORY, "import 'default.jsonnet'")?;
+
+    let old = version()?;
+    systemctl(&format!("disable {SERVER}"))?;
+    dpkg(&["--install", &guest::package("new")?.to_string_lossy()])?;
+    ensure!(version()? != old, "still {old}");
+    ensure!(
+        is_enabled() == "disabled",
+        "enabled again: {}",
+        status(SERVER)
+    );
+    becomes(SERVER, "ActiveState", "active", SOON)?;
+    ensure!(
+        property(SERVER, "MainPID")? != first,
+        "the old program still runs"
+    );
+    ensure!(fs::read(KEY)? == key, "another key");
+    ensure!(Path::new(STORY).exists(), "the story is gone");
+
+    dpkg(&["--remove", "soft-kvm"])?;
+    ensure!(
+        property(SERVER, "ActiveState")? == "inactive",
+        "{}",
+        status(SERVER)
+    );
+    ensure!(fs::read(KEY)? == key, "another key");
+    fs::remove_file(STORY)?;
+    dpkg(&["--purge", "soft-kvm"])?;
+    let left = ours()?;
+    ensure!(left == before, "left over:\n{left}");
+    Ok(())
+}
+
+fn dpkg(words: &[&str]) -> anyhow::Result<()> {
+    let mut command = Command::new("dpkg");
+    command.arg("--force-unsafe-io").args(words);
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C");
+    let told = guest::run(&mut command).map_err(|error| error.context(status(SERVER)))?;
+    guest::log(told);
+    Ok(())
+}
+
+fn is_enabled() -> String {
+    // Its status says the same as its word.
+    let output = Command::new("systemctl")
+        .args(["is-enabled", SERVER])
+        .output();
+    let told = output.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&told).trim().to_owned()
+}
+
+fn version() -> anyhow::Result<String> {
+    guest::run(Command::new("dpkg-query").args(["--show", "--showformat=${Version}", "soft-kvm"]))
+}
+
+/// Where files with our name may be.
+const PLACES: &[&str] = &[
+    "/etc",
+    "/run",
+    "/usr/bin",
+    "/usr/lib/systemd",
+    "/usr/lib/sysusers.d",
+    "/usr/lib/tmpfiles.d",
+    "/usr/lib/udev",
+    "/usr/share/bash-completion",
+    "/usr/share/doc",
+    "/usr/share/fish",
+    "/usr/share/lintian",
+    "/usr/share/man/man1",
+    "/usr/share/zsh",
+    "/var/lib",
+];
+
+/// Files with our name, and our processes.
+fn ours() -> anyhow::Result<String> {
+    let places = PLACES.iter().filter(|place| Path::new(place).is_dir());
+    let mut find = Command::new("find");
+    find.args(places)
+        .args(["-maxdepth", "4", "-name", "*soft-kvm*"]);
+    let files = guest::run(&mut find)?;
+    let output = Command::new("pgrep").args(["-a", "soft-kvm"]).output()?;
+    Ok(files + &String::from_utf8_lossy(&output.stdout))
+}

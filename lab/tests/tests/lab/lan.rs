@@ -1,0 +1,180 @@
+//! LAN only: a client on the link is served, one behind a router gets no byte back.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use soft_kvm_lab_tests::guest::{self, Namespace};
+
+use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
+
+const SOURCE: &[&str] = &[
+    "--no-discovery",
+    "--source",
+    "testcard",
+    "--size",
+    "320x240",
+];
+
+/// Three hosts in a row, over IPv4 and IPv6: the target, a router, and a host behind it.
+struct Network {
+    target: Namespace,
+    router: Namespace,
+    far: Namespace,
+}
+
+impl Network {
+    fn new() -> anyhow::Result<Self> {
+        let [target, router, far] = ["target", "router", "far"].map(Namespace::new);
+        let (target, router, far) = (target?, router?, far?);
+        Namespace::cable((&target, "10.1.0.1/24"), (&router, "10.1.0.2/24"))?;
+        Namespace::cable((&router, "10.2.0.2/24"), (&far, "10.2.0.1/24"))?;
+        let ip = |host: &Namespace, words: &str| {
+            guest::run(host.command("ip").args(words.split(' '))).map(drop)
+        };
+        // nodad: an address is of use at once.
+        ip(&target, "address add fd01::1/64 dev router nodad")?;
+        ip(&router, "address add fd01::2/64 dev target nodad")?;
+        ip(&router, "address add fd02::2/64 dev far nodad")?;
+        ip(&far, "address add fd02::1/64 dev router nodad")?;
+        ip(&target, "route add 10.2.0.0/24 via 10.1.0.2")?;
+        ip(&far, "route add 10.1.0.0/24 via 10.2.0.2")?;
+        ip(&target, "-6 route add fd02::/64 via fd01::2")?;
+        ip(&far, "-6 route add fd01::/64 via fd02::2")?;
+        for forward in [
+            "/proc/sys/net/ipv4/ip_forward",
+            "/proc/sys/net/ipv6/conf/all/forwarding",
+        ] {
+            let write = format!("echo 1 > {forward}");
+            guest::run(router.command("sh").args(["-c", &write]))?;
+        }
+        Ok(Self {
+            target,
+            router,
+            far,
+        })
+    }
+}
+
+/// A figure of `/proc/net/snmp`, such as `Tcp InSegs`: what the kernel of this host has seen.
+fn seen(host: &Namespace, protocol: &str, name: &str) -> anyhow::Result<u64> {
+    let text = guest::run(host.command("cat").arg(Path::new("/proc/net/snmp")))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(protocol));
+    let (names, values) = (lines.next(), lines.next());
+    let (names, values) = names.zip(values).context("no such protocol")?;
+    let pairs = names.split_whitespace().zip(values.split_whitespace());
+    let (_, value) = pairs
+        .into_iter()
+        .find(|(key, _)| *key == name)
+        .context("no such figure")?;
+    Ok(value.parse()?)
+}
+
+/// On the link over IPv4, IPv6 and link-local; behind the router over IPv4 and IPv6; the same with `--allow-routed`.
+pub(crate) fn only() -> anyhow::Result<()> {
+    let network = Network::new()?;
+    let host = Host::Namespace(&network.target);
+    let server = Server::start(host, SOURCE)?;
+    let link_local = {
+        let words = [
+            "-6", "-o", "address", "show", "dev", "router", "scope", "link",
+        ];
+        let text = guest::run(network.target.command("ip").args(words))?;
+        let address = text
+            .split_whitespace()
+            .find_map(|word| word.strip_suffix("/64"));
+        format!(
+            "[{}%target]:{PORT}",
+            address.context("no link-local address")?
+        )
+    };
+    let near = Seat::named("near", Host::Namespace(&network.router))?;
+    near.pair(&format!("10.1.0.1:{PORT}"), server.code()?)?;
+    for (name, address) in [("v6", format!("[fd01::1]:{PORT}")), ("local", link_local)] {
+        let seat = Seat::named(name, Host::Namespace(&network.router))?;
+        seat.pair(&address, &server.new_code(host)?)
+            .context(address)?;
+    }
+    let far = Seat::named("far", Host::Namespace(&network.far))?;
+    let before = seen(&network.far, "Tcp:", "InSegs")?;
+    let code = server.new_code(host)?;
+    for address in [format!("10.1.0.1:{PORT}"), format!("[fd01::1]:{PORT}")] {
+        let refused = far.pair(&address, &code);
+        ensure!(
+            refused.is_err(),
+            "{address} answered a host behind a router"
+        );
+    }
+    let answers = seen(&network.far, "Tcp:", "InSegs")? - before;
+    ensure!(
+        answers == 0,
+        "{answers} segments came back through the router"
+    );
+    server.stop()?;
+
+    let server = Server::start(host, &[SOURCE, &["--allow-routed"]].concat())?;
+    let code = server.new_code(host)?;
+    far.pair(&format!("10.1.0.1:{PORT}"), &code)
+        .context("the route itself does not work")?;
+    let answers = seen(&network.far, "Tcp:", "InSegs")? - before;
+    ensure!(answers > 0, "the figure does not count");
+    server.stop()?;
+    guest::tell(format!(
+        "3 addresses on the link answer; behind a router 0 segments come back, {answers} with --allow-routed"
+    ));
+    Ok(())
+}
+
+/// The story's lists: a client that is denied while it is connected is cut off and gets in no more, one that is not among the
+/// allowed ones likewise; it comes back when it may.
+pub(crate) fn lists() -> anyhow::Result<()> {
+    let (target, near) = kvm::two_hosts()?;
+    let story = guest::folder("story")?.join("story.jsonnet");
+    let tell = |lists: &str| {
+        let text = format!("(import 'default.jsonnet') + {{ control+: {{ {lists} }} }}");
+        std::fs::write(&story, text).context("writing the story")
+    };
+    tell("")?;
+    let words = ["--story", &story.to_string_lossy()];
+    let server = Server::start(Host::Namespace(&target), &[SOURCE, &words].concat())?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, server.code()?)?;
+    for (lists, reason) in [
+        ("deny: ['10.1.0.2']", "10.1.0.2 is denied by the story"),
+        (
+            "allow: ['10.1.0.3']",
+            "10.1.0.2 is not among what the story allows",
+        ),
+    ] {
+        let before = server.process.output().matches(reason).count();
+        let client = seat.connect(TARGET, &[])?;
+        guest::wait_for("a connection", SOON, || {
+            client.process.output().contains("connected").then_some(())
+        })?;
+        tell(lists)?;
+        // The session that lives is cut off, and what follows is closed at the door.
+        guest::wait_for(reason, SOON, || {
+            (server.process.output().matches(reason).count() >= before + 2).then_some(())
+        })
+        .with_context(|| server.process.output())?;
+        client.stop().map(drop)?;
+        tell("deny: ['10.1.0.3', '192.168.0.0/16'], allow: ['10.1.0.0/24']")?;
+        let back = guest::wait_for("a connection again", SOON, || {
+            seat.run(&[
+                "--server",
+                TARGET,
+                "--view",
+                "none",
+                "--once",
+                "--seconds",
+                "1",
+            ])
+            .is_ok()
+            .then_some(())
+        });
+        back.with_context(|| server.process.output())?;
+        tell("")?;
+    }
+    server.stop()?;
+    guest::tell("2 lists cut a live session off and kept it out; it came back when they let it");
+    Ok(())
+}

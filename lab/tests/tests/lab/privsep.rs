@@ -1,0 +1,110 @@
+//! The process that faces the network as a user without any right, and the broker that opens its devices.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+use soft_kvm_lab_tests::guest;
+
+use crate::input::{self, Hardware, Reader};
+use crate::keyboard::await_grabs;
+use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
+use crate::vivid;
+
+/// Options of a server that leaves root.
+pub(crate) const UNPRIVILEGED: &[&str] = &["--user", "nobody", "--no-discovery"];
+
+/// No thread has a capability, nor root's number.
+pub(crate) fn check_powerless(server: u32) -> anyhow::Result<()> {
+    let tasks = format!("/proc/{server}/task");
+    let mut threads = 0;
+    for task in fs::read_dir(tasks)? {
+        let status = fs::read_to_string(task?.path().join("status"))?;
+        for line in [
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ] {
+            ensure!(status.contains(line), "{line:?} is not in {status}");
+        }
+        ensure!(!status.contains("Uid:\t0"), "{status}");
+        threads += 1;
+    }
+    ensure!(threads >= 8, "only {threads} threads");
+    let open = fs::read_dir(format!("/proc/{server}/fd"))?;
+    for descriptor in open {
+        let target = fs::read_link(descriptor?.path()).unwrap_or_default();
+        ensure!(target != Path::new("/dev/mem"), "{target:?}");
+    }
+    Ok(())
+}
+
+/// Captures vivid and types by uinput as `nobody`; the broker is killed, and the device pulled and plugged in again: picture
+/// and keys come back, by another broker. It gives nothing that the story does not name, and ends with the server.
+pub(crate) fn video_and_input() -> anyhow::Result<()> {
+    vivid::plug_in()?;
+    let keyboard = Hardware::keyboard("Lab Keyboard")?;
+    let mouse = Hardware::mouse("Lab Mouse")?;
+    let (target, near) = kvm::two_hosts()?;
+    let source = [
+        "--source",
+        "v4l2:/dev/video0",
+        "--encoder",
+        "openh264",
+        "--fps",
+        "15",
+    ];
+    let host = Host::Namespace(&target);
+    let mut server = Server::start(host, &[UNPRIVILEGED, &source].concat())?;
+    check_powerless(server.process.id())?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, server.code()?)?;
+    let other = Seat::named("other", Host::Namespace(&near))?;
+    other.pair(TARGET, &server.new_code(host)?)?;
+    let mut client = seat.connect(TARGET, &["--grab", "all"])?;
+    await_grabs(&mut client, 2)?;
+    let keys = Reader::start(&input::twin("Lab Keyboard")?)?;
+    let motion = Reader::start(&input::twin("Lab Mouse")?)?;
+    input::type_and_move(&keyboard, &mouse)?;
+    keys.expect(&input::typing())?;
+    motion.expect(&input::motion())?;
+    vivid::look(&other, TARGET, "before.png")?.check_bars()?;
+    check_powerless(server.process.id())?;
+
+    let before = broker().context("no broker runs")?;
+    guest::run(Command::new("kill").args(["-KILL", &before.to_string()]))?;
+    server
+        .process
+        .wait_line("has died: starting it again", SOON)?;
+    let after = guest::wait_for("another broker", SOON, || {
+        broker().filter(|now| *now != before)
+    })?;
+    ensure!(after != before);
+    guest::unbind("vivid", "vivid.0")?;
+    guest::wait_for("the reason picture", SOON, || {
+        let told = server.process.output();
+        told.contains("the reason is shown").then_some(())
+    })?;
+    guest::bind("vivid", "vivid.0")?;
+    guest::wait_for("the picture by the new broker", SOON * 2, || {
+        let picture = vivid::look(&other, TARGET, "after.png").ok()?;
+        picture.check_bars().ok()
+    })?;
+    client.stop()?;
+    server.stop()?;
+    guest::wait_for("the broker's end", SOON, || {
+        broker().is_none().then_some(())
+    })
+}
+
+/// The broker that answers.
+fn broker() -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.find(|number: &u32| {
+        let words = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        words.ends_with(b"\0--worker\0")
+    })
+}

@@ -1,0 +1,163 @@
+//! Whole ways of a picture through the real programs, on the kernel's virtual devices: source, converter, encoder on
+//! one host, decoder on another.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use soft_kvm_core::Size;
+use soft_kvm_lab_tests::guest;
+use soft_kvm_platform::os::m2m::{M2mKind, probe};
+
+use crate::convert;
+use crate::kvm::{self, Host, Seat, Server, TARGET};
+use crate::picture::Picture;
+use crate::vaapi;
+
+/// A driver's node of a kind, as `--encoder` and `--decoder` want it.
+fn device(driver: &str, kind: M2mKind) -> anyhow::Result<String> {
+    let nodes = probe();
+    let found = nodes
+        .iter()
+        .find(|node| node.driver == driver && node.kind == Some(kind));
+    let found = found.with_context(|| format!("no {kind:?} of {driver}: {nodes:?}"))?;
+    Ok(format!("v4l2m2m:{}", found.path.display()))
+}
+
+/// What the client and the server tell at the end, and the client's screenshot.
+struct Seen {
+    client: Value,
+    server: Value,
+    /// What the server said.
+    log: String,
+    picture: Picture,
+}
+
+impl Seen {
+    /// The CPU of the server touched no pixel, and `encoder` and `decoder` were used.
+    fn check(&self, encoder: &str, decoder: &str, codec: &str) -> anyhow::Result<u64> {
+        let Self {
+            client,
+            server,
+            log,
+            ..
+        } = self;
+        let text = |path: &str| client.pointer(path).and_then(Value::as_str).unwrap_or("");
+        ensure!(
+            text("/encoder") == encoder,
+            "not {encoder}: {client}\n{log}"
+        );
+        ensure!(text("/decoder") == decoder, "not {decoder}: {client}");
+        ensure!(text("/codec") == codec, "not {codec}: {client}");
+        ensure!(kvm::number(client, "/dropped/decoder")? == 0, "{client}");
+        let copied = kvm::number(server, "/cpu_pixel_bytes")?;
+        ensure!(copied == 0, "{copied} bytes touched by the CPU: {server}");
+        let decoded = kvm::number(client, "/frames/decoded")?;
+        ensure!(decoded >= 10, "only {decoded} decoded: {client}\n{server}");
+        Ok(decoded)
+    }
+}
+
+/// Runs server and client on two hosts for some seconds.
+fn watch(server: &[&str], client: &[&str]) -> anyhow::Result<Seen> {
+    let (target, near) = kvm::two_hosts()?;
+    let arguments = [&["--no-discovery"], server].concat();
+    let running = Server::start(Host::Namespace(&target), &arguments)?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, running.code()?)?;
+    let screenshot = seat.file("picture.png");
+    let path = screenshot.to_string_lossy();
+    let arguments = [&["--seconds", "3", "--screenshot", &path], client].concat();
+    let client = seat.connect(TARGET, &arguments)?.finish();
+    let log = running.process.output();
+    let client = client.with_context(|| log.clone())?;
+    let server = running.stop()?;
+    let picture = Picture::read(&screenshot).with_context(|| format!("{client}\n{server}"))?;
+    Ok(Seen {
+        client,
+        server,
+        log,
+        picture,
+    })
+}
+
+/// vivid → vicodec by DMA-BUF → FWHT over the network → vicodec → the colour bars.
+pub(crate) fn vicodec_to_vicodec() -> anyhow::Result<()> {
+    let parameters = [
+        "n_devs=1",
+        "node_types=0x1",
+        "num_inputs=1",
+        "input_types=0x0",
+    ];
+    guest::modprobe("vivid", &parameters)?;
+    guest::modprobe("vicodec", &[])?;
+    let encoder = device("vicodec", M2mKind::Encoder)?;
+    let seen = watch(
+        &[
+            "--source",
+            "v4l2:/dev/video0",
+            "--size",
+            "640x480",
+            "--encoder",
+            &encoder,
+        ],
+        &[],
+    )?;
+    let name = encoder.replacen(':', " ", 1);
+    let decoded = seen.check(&name, "v4l2m2m", "fwht")?;
+    seen.picture.check_bars()?;
+    guest::tell(format!(
+        "vivid → vicodec → another host → vicodec: {decoded} frames of FWHT decoded, the colour bars are right, \
+         0 bytes of pixels touched by the server's CPU"
+    ));
+    Ok(())
+}
+
+/// A screen whose format the encoder does not take: a converter stands between them.
+pub(crate) fn screen_through_a_converter() -> anyhow::Result<()> {
+    let _screen = convert::screen_of_vkms()?;
+    let encoder = device("vicodec", M2mKind::Encoder)?;
+    let seen = watch(
+        &["--source", "kms", "--fps", "10", "--encoder", &encoder],
+        &[],
+    )?;
+    let name = encoder.replacen(':', " ", 1);
+    let decoded = seen.check(&name, "v4l2m2m", "fwht")?;
+    let Size { width, height } = convert::SIZE;
+    ensure!(
+        seen.picture.size() == (width as usize, height as usize),
+        "{:?}",
+        seen.picture.size()
+    );
+    convert::check_screenshot(&seen.picture)?;
+    guest::tell(format!(
+        "vkms RGB565 → vim2m → vicodec → another host → vicodec: {decoded} frames decoded, the picture is right, \
+         0 bytes of pixels touched by the server's CPU"
+    ));
+    Ok(())
+}
+
+/// The same screen through a graphics device: imported, converted and encoded behind libva.
+pub(crate) fn screen_through_vaapi() -> anyhow::Result<()> {
+    guest::va_faults(&[])?;
+    let _screen = convert::screen_of_vkms()?;
+    let node = vaapi::node()?;
+    let encoder = format!("vaapi:{}", node.display());
+    // vgem has a card without a screen.
+    let source = format!("kms:{}", convert::vkms()?.display());
+    let seen = watch(
+        &["--source", &source, "--fps", "10", "--encoder", &encoder],
+        &["--decoder", "software"],
+    )?;
+    let decoded = seen.check(&encoder.replacen(':', " ", 1), "openh264", "h264")?;
+    convert::check_screenshot(&seen.picture)?;
+    ensure!(
+        seen.log
+            .contains("video processing of Soft KVM virtual driver"),
+        "{}",
+        seen.log
+    );
+    guest::tell(format!(
+        "vkms RGB565 → VAAPI (virtual driver), converted by its video processing → another host: {decoded} frames \
+         decoded, the picture is right, 0 bytes of pixels touched by the server's CPU"
+    ));
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! A monitor without a window system shows what another host captures.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use drm::Device as DrmDevice;
+use drm::buffer::DrmFourcc;
+use drm::control::{Device as ControlDevice, crtc, framebuffer};
+use soft_kvm_lab_tests::guest;
+use soft_kvm_platform::os::kms::{KmsOptions, KmsSource};
+use soft_kvm_video::source::{Captured, VideoSource as _};
+
+use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
+use crate::picture::{COLOUR_BARS, near};
+
+const CARD: &str = "/dev/dri/card0";
+/// The mode that the monitor has before: not the stream's.
+const BEFORE: (u16, u16) = (1024, 768);
+const STREAM: (u32, u32) = (640, 480);
+
+#[derive(Debug)]
+struct Card(File);
+
+impl AsFd for Card {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+impl DrmDevice for Card {}
+impl ControlDevice for Card {}
+
+/// What another program, such as the text console, had set before.
+pub(crate) struct Console {
+    card: Card,
+    crtc: crtc::Handle,
+    framebuffer: framebuffer::Handle,
+}
+
+impl Console {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(CARD);
+        let card = Card(file.context(CARD)?);
+        let resources = card.resource_handles()?;
+        let connector = *resources.connectors().first().context("no connector")?;
+        let crtc = *resources.crtcs().first().context("no CRTC")?;
+        let info = card.get_connector(connector, true)?;
+        let mode = info.modes().iter().find(|mode| mode.size() == BEFORE);
+        let mode = *mode.context("no mode of 1024x768")?;
+        let size = (BEFORE.0.into(), BEFORE.1.into());
+        let buffer = card.create_dumb_buffer(size, DrmFourcc::Xrgb8888, 32)?;
+        let framebuffer = card.add_framebuffer(&buffer, 24, 32)?;
+        card.set_crtc(crtc, Some(framebuffer), (0, 0), &[connector], Some(mode))?;
+        card.release_master_lock()?;
+        Ok(Self {
+            card,
+            crtc,
+            framebuffer,
+        })
+    }
+
+    /// Whether its picture is on the screen, in its mode.
+    pub(crate) fn is_shown(&self) -> anyhow::Result<bool> {
+        let info = self.card.get_crtc(self.crtc)?;
+        let mode = info.mode().map(|mode| mode.size());
+        Ok(info.framebuffer() == Some(self.framebuffer) && mode == Some(BEFORE))
+    }
+}
+
+/// What the monitor shows.
+#[derive(Debug)]
+struct Seen {
+    size: (u32, u32),
+    /// In the middle of each eighth.
+    colours: Vec<[u8; 3]>,
+}
+
+fn look() -> anyhow::Result<Seen> {
+    let mut source = KmsSource::open(KmsOptions::new(CARD))?;
+    let frame = guest::wait_for("a picture on the monitor", SOON, || {
+        match source.next(Duration::from_millis(100)) {
+            Ok(Captured::Frame(frame)) => Some(frame),
+            _ => None,
+        }
+    })?;
+    let size = frame.info().size;
+    let plane = frame.plane(0).context("no memory")?;
+    // Below the text that the generator writes over its bars.
+    let y = size.height as usize * 3 / 4;
+    let colours = (0..8).map(|bar| {
+        let x = (2 * bar + 1) * size.width as usize / 16;
+        let start = y * plane.stride + x * 4;
+        let pixel = plane.data.get(start..start + 3);
+        let [blue, green, red] = pixel.and_then(|pixel| pixel.try_into().ok())?;
+        Some([red, green, blue])
+    });
+    let colours: Option<Vec<_>> = colours.collect();
+    Ok(Seen {
+        size: (size.width, size.height),
+        colours: colours.context("a short line")?,
+    })
+}
+
+fn are_bars(colours: &[[u8; 3]]) -> bool {
+    let pairs = colours.iter().zip(COLOUR_BARS);
+    pairs.filter(|(got, want)| near(**got, *want)).count() == COLOUR_BARS.len()
+}
+
+/// Whether a client has the card open.
+fn has_client() -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let clients = processes.filter(|process| {
+        let name = std::fs::read_to_string(process.path().join("comm"));
+        name.is_ok_and(|name| name.trim_end() == "soft-kvm-client")
+    });
+    let files = clients.filter_map(|process| std::fs::read_dir(process.path().join("fd")).ok());
+    let mut links = files
+        .flatten()
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok());
+    links.any(|link| link == Path::new(CARD))
+}
+
+/// The monitor takes the stream's mode and shows its pixels; when the client ends the old mode and picture are back, and when
+/// it is killed the next one can take the monitor.
+pub(crate) fn on_the_metal() -> anyhow::Result<()> {
+    let hdmi = [
+        "n_devs=1",
+        "node_types=0x1",
+        "num_inputs=1",
+        "input_types=0x3",
+    ];
+    guest::modprobe("vivid", &hdmi)?;
+    guest::run(std::process::Command::new("v4l2-ctl").args([
+        "-d",
+        "/dev/video0",
+        "--set-dv-bt-timings",
+        "index=0",
+    ]))?;
+    let console = Console::new()?;
+    let (target, near_seat) = kvm::two_hosts()?;
+    let server = Server::start(
+        Host::Namespace(&target),
+        &["--no-discovery", "--source", "v4l2:/dev/video0"],
+    )?;
+    let seat = Seat::new(Host::Namespace(&near_seat))?;
+    seat.pair(TARGET, server.code()?)?;
+    // The picture of before comes back; a client that is killed leaves a dark screen, which the next one finds and leaves.
+    for (signal, restored) in [("INT", true), ("KILL", false), ("INT", false)] {
+        // The first to open a card is its master until it says otherwise: so is who only looks, for a moment.
+        let looking = OpenOptions::new().read(true).write(true).open(CARD)?;
+        let mut client = seat.view("kms", TARGET, &[])?;
+        guest::wait_for("the client at the monitor", SOON, || {
+            has_client().then_some(())
+        })?;
+        std::thread::sleep(Duration::from_millis(50));
+        drop(looking);
+        let shown = guest::wait_for("the stream on the monitor", SOON, || {
+            let seen = look().ok()?;
+            (seen.size == STREAM && are_bars(&seen.colours)).then_some(())
+        });
+        if shown.is_err() {
+            let seen = look();
+            client.process.send_signal("KILL")?;
+            bail!("{seen:?}\n{}", client.process.output());
+        }
+        if signal == "KILL" {
+            client.process.send_signal(signal)?;
+            guest::wait_for("the end of the client", SOON, || {
+                client.process.has_ended().then_some(())
+            })?;
+        } else {
+            let figures = client.stop()?;
+            let presented = kvm::number(&figures, "/video/capture_to_presented_ms/count")?;
+            ensure!(presented > 0, "{figures}");
+            guest::tell(format!("{presented} pictures presented on the monitor"));
+        }
+        let info = console.card.get_crtc(console.crtc)?;
+        let picture = restored.then_some(console.framebuffer);
+        ensure!(info.framebuffer() == picture, "after {signal}: {info:?}");
+        let mode = info.mode().map(|mode| mode.size());
+        if signal == "INT" {
+            ensure!(
+                mode == restored.then_some(BEFORE),
+                "after {signal}: {info:?}"
+            );
+        }
+    }
+    server.stop()?;
+    Ok(())
+}
