@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use soft_kvm_core::Size;
 use soft_kvm_video::barcode::Barcode;
+use soft_kvm_video::draw::{Canvas, Color, Font};
 
 /// `GET PATH` on a loopback port; the head and the body of the answer.
 ///
@@ -27,7 +28,7 @@ pub fn http_get(port: u16, path: &str) -> anyhow::Result<(String, String)> {
 }
 
 /// A picture as RGB, three bytes for each pixel, rows from the top.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb {
     /// Width and height.
     pub size: Size,
@@ -83,6 +84,34 @@ impl Rgb {
         Barcode::read_luma(&green, usize::try_from(self.size.width).ok()?, self.size)
     }
 
+    /// Pixels of exactly this color.
+    #[must_use]
+    pub fn count(&self, color: [u8; 3]) -> usize {
+        let (pixels, _) = self.pixels.as_chunks();
+        pixels.iter().filter(|&&pixel| pixel == color).count()
+    }
+
+    /// Characters of the small font from a place on, light on dark: each is what its cell looks most like.
+    #[must_use]
+    pub fn text(&self, x: u32, y: u32, characters: u32) -> String {
+        let glyphs: Vec<(char, Vec<u8>)> = (' '..='~').map(|c| (c, glyph(c))).collect();
+        let nearest = |left: u32| {
+            let cell: Vec<u8> = (0..16)
+                .flat_map(|line| (0..8).map(move |column| (left + column, y + line)))
+                .map(|(x, y)| self.at(x, y)[1])
+                .collect();
+            let distance = |glyph: &[u8]| -> u64 {
+                let pixels = glyph.iter().zip(&cell);
+                pixels.map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
+            };
+            let glyph = glyphs.iter().min_by_key(|(_, glyph)| distance(glyph));
+            glyph.map_or('?', |(character, _)| *character)
+        };
+        (0..characters)
+            .map(|index| nearest(x + 8 * index))
+            .collect()
+    }
+
     /// Colors in the picture, counted roughly: 16 steps for each channel.
     #[must_use]
     pub fn colors(&self) -> usize {
@@ -92,4 +121,14 @@ impl Rgb {
         }
         seen.len()
     }
+}
+
+/// The green of a character as the test card's echo draws it.
+fn glyph(character: char) -> Vec<u8> {
+    let mut pixels = vec![0; 8 * 16 * 4];
+    let mut canvas = Canvas::new(&mut pixels, 8 * 4, Size::new(8, 16));
+    let (light, dark) = (Color::rgb(214, 222, 235), Color::rgb(20, 32, 52));
+    let text = character.encode_utf8(&mut [0; 4]).to_owned();
+    canvas.text(0, 0, &text, Font::Small, light, Some(dark));
+    pixels.iter().copied().skip(1).step_by(4).collect()
 }

@@ -63,6 +63,18 @@ impl Xvfb {
             .stdout)
     }
 
+    /// The client's window, which has the keyboard from now on.
+    ///
+    /// # Errors
+    /// There is none, or xdotool's.
+    pub fn focus(&self, stage: &Stage) -> anyhow::Result<String> {
+        let search = ["search", "--onlyvisible", "--name", "Soft KVM"];
+        let windows = self.xdotool(stage, &search)?;
+        let window = windows.lines().next().context("no window")?.to_owned();
+        self.xdotool(stage, &["windowfocus", "--sync", &window])?;
+        Ok(window)
+    }
+
     /// Asks a window to close, as the cross of a window manager does (ICCCM §4.2.8.1).
     ///
     /// # Errors

@@ -3,12 +3,14 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use soft_kvm_testkit::attack::Attack;
 use soft_kvm_tests::need::python;
 use soft_kvm_tests::programs::{json, number};
-use soft_kvm_tests::{Need, Server, Stage, TESTCARD, Test};
+use soft_kvm_tests::{Need, Server, Stage, TESTCARD, Test, until};
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -20,6 +22,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "hostile::oversized_requests_and_frames",
         needs: &[Need::Python("websockets"), Need::Program("openssl")],
         run: oversized_requests_and_frames,
+    },
+    Test {
+        name: "hostile::floods_shut_out_nobody_else",
+        needs: &[],
+        run: floods_shut_out_nobody_else,
     },
 ];
 
@@ -185,6 +192,61 @@ fn oversized_requests_and_frames(stage: &Stage) -> anyhow::Result<()> {
             !told.contains("HTTP/1.1 101") && !told.contains("HTTP/1.1 200"),
             "{told}"
         );
+        Ok(())
+    })
+}
+
+/// Every attack at once, from hosts of their own: who watches goes on watching and typing, another paired client still gets in,
+/// the strangers are counted and the server holds no more connections than it said.
+fn floods_shut_out_nobody_else(stage: &Stage) -> anyhow::Result<()> {
+    under_attack(stage, |server| {
+        let (port, stop) = (server.port()?, AtomicBool::new(false));
+        let descriptors = || -> anyhow::Result<usize> {
+            let folder = format!("/proc/{}/fd", server.process.id());
+            Ok(std::fs::read_dir(folder)?.count())
+        };
+        let before = descriptors()?;
+        let refused = |reason: &str| -> anyhow::Result<bool> {
+            let none = format!(r#"soft_kvm_connections_refused_total{{reason="{reason}"}} 0"#);
+            Ok(!server.metrics()?.contains(&none))
+        };
+        let most = std::thread::scope(|scope| {
+            let start = |attack: Attack| {
+                let stop = &stop;
+                scope.spawn(move || attack.run(port, u64::MAX, stop));
+            };
+            let outcome = || -> anyhow::Result<usize> {
+                start(Attack::Datagrams);
+                start(Attack::Handshakes);
+                until("an unknown key is refused", LIMIT, || refused("unpaired"))?;
+                // From here on strangers hold every place that they can get.
+                start(Attack::HalfOpen);
+                start(Attack::Connects);
+                until("no place is left", LIMIT, || refused("full"))?;
+                until("a host comes too often", LIMIT, || refused("rate"))?;
+                let most = descriptors()?;
+                let second = stage.file("second.json");
+                let mut command = server.watch(stage, 1, &[])?;
+                command.arg("--stats-json").arg(&second);
+                stage.run("second", LIMIT, &mut command)?.success()?;
+                let decoded = number(&json(&second)?, "/frames/decoded")?;
+                ensure!(
+                    decoded > 5.0,
+                    "the second client decoded {decoded} pictures"
+                );
+                Ok(most.max(descriptors()?))
+            };
+            let outcome = outcome();
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        })?;
+        // 64 unfinished connections, and what the second client and its encoder need.
+        ensure!(
+            most < before + 64 + 40,
+            "{before} descriptors became {most}"
+        );
+        let lines = server.process.stderr().matches("connection closed").count();
+        ensure!(lines < 20, "{lines} lines of refused connections");
         Ok(())
     })
 }

@@ -1,15 +1,23 @@
 //! The real programs over loopback, with third-party peers.
 #![forbid(unsafe_code)]
 
+mod audit;
+mod doctor;
 mod faults;
+mod handover;
 mod hostile;
+mod install;
+mod keys;
 mod mdns;
 mod metrics;
 mod record;
 mod relay;
+mod roles;
 mod security;
 mod srtp;
 mod story;
+mod tasks;
+mod typing;
 mod window;
 mod x11_source;
 
@@ -24,11 +32,19 @@ fn main() -> ExitCode {
             srtp::TESTS,
             record::TESTS,
             security::TESTS,
+            roles::TESTS,
+            audit::TESTS,
+            keys::TESTS,
+            handover::TESTS,
             hostile::TESTS,
             mdns::TESTS,
             metrics::TESTS,
             story::TESTS,
+            tasks::TESTS,
+            doctor::TESTS,
+            install::TESTS,
             faults::TESTS,
+            typing::TESTS,
             window::TESTS,
             x11_source::TESTS,
         ]

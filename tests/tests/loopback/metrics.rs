@@ -92,7 +92,7 @@ fn prometheus_answers_the_queries_of_the_readme(stage: &Stage) -> anyhow::Result
         .arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let _prometheus = stage.start("prometheus", &mut command)?;
     for name in HISTOGRAMS {
-        let query = format!("histogram_quantile(0.99,rate({name}_bucket[10s]))");
+        let query = format!("histogram_quantile(0.99, rate({name}_bucket[5m]))");
         until(&format!("{query} is a number"), LIMIT, || {
             // It may not listen yet.
             Ok(query_number(port, &query).is_ok_and(f64::is_finite))
@@ -103,7 +103,10 @@ fn prometheus_answers_the_queries_of_the_readme(stage: &Stage) -> anyhow::Result
 
 /// The first sample of an instant query.
 fn query_number(port: u16, query: &str) -> anyhow::Result<f64> {
-    let encoded = query.replace('[', "%5B").replace(']', "%5D");
+    let encoded = query
+        .replace(' ', "%20")
+        .replace('[', "%5B")
+        .replace(']', "%5D");
     let (head, body) = http_get(port, &format!("/api/v1/query?query={encoded}"))?;
     ensure!(head.contains(" 200 "), "{head}");
     let start = body.find('{').context("no JSON")?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use soft_kvm_tests::need::python;
+use soft_kvm_tests::programs::binary;
 use soft_kvm_tests::{Ended, Need, Server, Stage, TESTCARD, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -28,6 +29,26 @@ pub(crate) const TESTS: &[Test] = &[
         name: "security::wrong_codes_close_the_pairing_window",
         needs: &[],
         run: wrong_codes_close_the_pairing_window,
+    },
+    Test {
+        name: "security::both_programs_keep_their_memory_to_themselves",
+        needs: &[],
+        run: both_programs_keep_their_memory_to_themselves,
+    },
+    Test {
+        name: "security::every_thread_is_locked_in",
+        needs: &[],
+        run: every_thread_is_locked_in,
+    },
+    Test {
+        name: "security::both_programs_are_linked_hardened",
+        needs: &[Need::Program("readelf")],
+        run: both_programs_are_linked_hardened,
+    },
+    Test {
+        name: "security::a_port_scanner_sees_tls_1_3_and_nothing_weak",
+        needs: &[Need::Program("nmap")],
+        run: a_port_scanner_sees_tls_1_3_and_nothing_weak,
     },
     Test {
         name: "security::an_unpaired_client_is_told_to_pair",
@@ -88,6 +109,136 @@ fn a_websocket_client_without_a_pin_gets_403(stage: &Stage) -> anyhow::Result<()
         };
         ensure!(refused, "{told}");
     }
+    Ok(())
+}
+
+/// No core dumps, no looking in by other processes of the user, no new privileges for what they start.
+fn both_programs_keep_their_memory_to_themselves(stage: &Stage) -> anyhow::Result<()> {
+    let server = Server::start(stage, TESTCARD)?;
+    server.pair(stage)?;
+    let client = stage.start("client", &mut server.watch(stage, 20, &[])?)?;
+    client.says("connected", LIMIT)?;
+    for process in [server.process.id(), client.id()] {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}"));
+        let status = read("status")?;
+        ensure!(status.contains("NoNewPrivs:\t1"), "{status}");
+        let limits = read("limits")?;
+        let cores = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let cores: Vec<&str> = cores.unwrap_or_default().split_whitespace().collect();
+        ensure!(cores.get(4..6) == Some(&["0", "0"]), "{cores:?}");
+    }
+    Ok(())
+}
+
+/// Every thread of the server is under a filter of system calls, and all but those that wait for signals under a second,
+/// narrower one; the client is under one. The story is read again all the same.
+fn every_thread_is_locked_in(stage: &Stage) -> anyhow::Result<()> {
+    let story = stage.file("story.jsonnet");
+    let text = "(import 'default.jsonnet') + { video+: { bitrate_kbps: 3000 } }";
+    std::fs::write(&story, text)?;
+    let story_option = story.to_string_lossy().into_owned();
+    let mut options = vec!["--story", &story_option];
+    options.extend(TESTCARD);
+    let server = Server::start(stage, &options)?;
+    server.pair(stage)?;
+    let client = stage.start("client", &mut server.watch(stage, 20, &[])?)?;
+    client.says("connected", LIMIT)?;
+    server.process.says("capturing", LIMIT)?;
+    server.process.says(
+        "locked in: its own files, ports and devices, its own system calls",
+        LIMIT,
+    )?;
+    let narrow = threads_under(server.process.id(), 1)?;
+    for name in [
+        "control", "media-rx", "media-tx", "capture", "encode", "audit", "async-io",
+    ] {
+        let filters = narrow.iter().find(|(thread, _)| thread == name);
+        ensure!(
+            filters.is_some_and(|(_, filters)| *filters == 2),
+            "{name}: {narrow:?}"
+        );
+    }
+    for (name, filters) in &narrow {
+        let wide = name == "signals" || name == "soft-kvm-server";
+        ensure!(wide || *filters == 2, "{name}: {narrow:?}");
+    }
+    threads_under(client.id(), 1)?;
+    std::fs::write(&story, text.replace("3000", "4000"))?;
+    server.process.says("reload: done", LIMIT)
+}
+
+/// Name and number of filters of each thread; each has no new privileges and at least `least` filters in force.
+fn threads_under(process: u32, least: u32) -> anyhow::Result<Vec<(String, u32)>> {
+    // A container may have put filters on everything in it.
+    let own = std::fs::read_to_string("/proc/self/status")?;
+    let inherited = own
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp_filters:"));
+    let inherited = inherited
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    let mut threads = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread that has ended meanwhile is no matter.
+        let Ok(status) = std::fs::read_to_string(thread?.path().join("status")) else {
+            continue;
+        };
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let name = value("Name:");
+        let filters: u32 = value("Seccomp_filters:").parse().unwrap_or(0);
+        let filters = filters.saturating_sub(inherited);
+        let locked = value("Seccomp:") == "2" && value("NoNewPrivs:") == "1" && filters >= least;
+        ensure!(locked, "{name} may do anything: {status}");
+        threads.push((name, filters));
+    }
+    Ok(threads)
+}
+
+/// What `hardening-check` of Debian looks at: position-independent, relocations read-only from the start on, no stack that can
+/// be run, no segment that can be written and run.
+fn both_programs_are_linked_hardened(stage: &Stage) -> anyhow::Result<()> {
+    for program in ["soft-kvm-server", "soft-kvm-client"] {
+        let mut command = Command::new("readelf");
+        command.args(["--wide", "--file-header", "--segments", "--dynamic"]);
+        command.arg(binary(program)?);
+        let told = stage.run("readelf", LIMIT, &mut command)?.success()?.stdout;
+        let line = |part: &str| {
+            let found = told
+                .lines()
+                .find(|line| line.trim_start().starts_with(part));
+            found.with_context(|| format!("{program}: no {part} in {told}"))
+        };
+        ensure!(line("Type:")?.contains("DYN"), "{program}: no PIE");
+        line("GNU_RELRO")?;
+        let flags = told.lines().filter(|line| line.contains("(FLAGS"));
+        let flags = flags.collect::<Vec<_>>().join(" ");
+        ensure!(flags.contains("NOW") && flags.contains("PIE"), "{flags}");
+        let stack = line("GNU_STACK")?;
+        ensure!(stack.contains(" RW ") && !stack.contains("RWE"), "{stack}");
+        ensure!(!told.contains(" RWE "), "{told}");
+    }
+    Ok(())
+}
+
+fn a_port_scanner_sees_tls_1_3_and_nothing_weak(stage: &Stage) -> anyhow::Result<()> {
+    let server = Server::start(stage, TESTCARD)?;
+    let mut command = Command::new("nmap");
+    command.args(["-Pn", "-n", "--script", "ssl-enum-ciphers,ssl-cert", "-p"]);
+    command.args([&server.port()?.to_string(), "127.0.0.1"]);
+    let limit = Duration::from_secs(60);
+    let told = stage.run("nmap", limit, &mut command)?.success()?.stdout;
+    let versions = told
+        .lines()
+        .filter(|line| line.contains("TLSv") || line.contains("SSLv"));
+    let versions: Vec<&str> = versions.map(|line| line.trim_matches(['|', ' '])).collect();
+    ensure!(versions == ["TLSv1.3:"], "{told}");
+    ensure!(told.contains("least strength: A"), "{told}");
+    ensure!(told.contains("Public Key type: ec"), "{told}");
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use soft_kvm_core::MonoTime;
 use soft_kvm_protocol::media::{
-    AccessUnit, AccessUnitInfo, Batch, MasterKey, Opener, Sealer, SenderConfig, Ssrc, VideoSender,
-    nal_units,
+    AccessUnit, AccessUnitInfo, Batch, CodedFormat, MasterKey, Opener, Sealer, SenderConfig, Ssrc,
+    VideoSender, nal_units,
 };
 use soft_kvm_tests::stage::port_pair;
 use soft_kvm_tests::{Need, Server, Stage, TESTCARD, Test, until};
@@ -128,6 +128,7 @@ fn send(units: &[(Vec<u8>, bool)], port: u16, key: &MasterKey) -> anyhow::Result
     let mut now = MonoTime::from_nanos(1_000_000_000);
     for (number, (data, idr)) in (0..).zip(units) {
         let info = AccessUnitInfo {
+            format: CodedFormat::H264,
             frame: number,
             captured: now,
             converted: now,

@@ -1,12 +1,13 @@
 //! Stories: mistakes are told with their place, and a reload restarts only what changed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
-use soft_kvm_tests::programs::{binary, json, number};
+use soft_kvm_tests::programs::{binary, client_command, json, number};
 use soft_kvm_tests::{Process, Server, Stage, TESTCARD, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -24,6 +25,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "story::sighup_reloads_and_a_broken_story_changes_nothing",
         needs: &[],
         run: sighup_reloads_and_a_broken_story_changes_nothing,
+    },
+    Test {
+        name: "story::a_new_name_and_port_are_used_at_once",
+        needs: &[],
+        run: a_new_name_and_port_are_used_at_once,
     },
     Test {
         name: "story::a_server_with_a_broken_story_does_not_start",
@@ -134,6 +140,58 @@ fn a_changed_file_restarts_only_the_encoder(stage: &Stage) -> anyhow::Result<()>
             "{restarted:?}"
         );
     }
+    Ok(())
+}
+
+/// While a client watches, the server gets another name and another port: the client stays, the next one finds it there.
+fn a_new_name_and_port_are_used_at_once(stage: &Stage) -> anyhow::Result<()> {
+    // Free ports, as far as one can know; both are held until both are known.
+    let (first, second) = {
+        let free = || TcpListener::bind(("127.0.0.1", 0));
+        let (first, second) = (free()?, free()?);
+        (first.local_addr()?.port(), second.local_addr()?.port())
+    };
+    let control = |name, port| story(&format!("control+: {{ name: '{name}', port: {port} }}"));
+    let file = stage.write("story.jsonnet", &control("before", first))?;
+    let mut command = Command::new(binary("soft-kvm-server")?);
+    command
+        .args([
+            "--listen",
+            "127.0.0.1",
+            "--no-discovery",
+            "--metrics-port",
+            "0",
+        ])
+        .args(TESTCARD)
+        .arg("--state-dir")
+        .arg(stage.file("server"))
+        .arg("--story")
+        .arg(file);
+    let server = Server::ready(stage, "server", command)?;
+    server.pair(stage)?;
+    let watching = stage.start("client", &mut server.watch(stage, 6, &[])?)?;
+    watching.says("\"before\"", LIMIT)?;
+    stage.write("story.jsonnet", &control("after", second))?;
+    server.process.says("reload: done", LIMIT)?;
+    let address = format!("127.0.0.1:{second}");
+    let words = [
+        "--server",
+        &address,
+        "--view",
+        "none",
+        "--once",
+        "--seconds",
+        "1",
+    ];
+    let mut command = client_command(stage, "client", &words)?;
+    let next = stage.run("next", LIMIT, &mut command)?.success()?;
+    ensure!(next.stderr.contains("\"after\""), "{}", next.stderr);
+    let ended = watching.wait(LIMIT)?.success()?;
+    ensure!(
+        ended.stderr.matches("connected").count() == 1,
+        "{}",
+        ended.stderr
+    );
     Ok(())
 }
 
