@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -20,19 +21,26 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_monitoring::Percentiles;
 use soft_kvm_platform::os::clock;
 use soft_kvm_platform::os::net::{Batch, UdpOptions, UdpSocket};
+use soft_kvm_platform::os::process;
 use soft_kvm_protocol::input::carrier::{self, InputSealer};
 use soft_kvm_protocol::input::{
-    DeviceId, EventReport, HeldKeys, InputEvent, InputHandler, InputReceiver, InputSender, KeyCode,
+    DeviceId, EventReport, EventType, HeldKeys, InputEvent, InputHandler, InputReceiver,
+    InputSender, KeyCode,
 };
 use soft_kvm_protocol::media::{MasterKey, Opener, Sealer, Ssrc};
 
-/// Events in a second in one process: an eager gaming mouse.
+/// Motion reports in a second in one process: an eager gaming mouse.
 const RATE: u32 = 1_000;
+/// Every so many reports a key goes down or up as well: fast typing.
+const TYPING: u32 = 50;
 /// Keystrokes in a second between two processes.
 const PROBES: u32 = 100;
 const SENDER: Ssrc = Ssrc(1);
 const RECEIVER: Ssrc = Ssrc(2);
 const KEYS: DeviceId = DeviceId(1);
+const POINTER: DeviceId = DeviceId(2);
+/// `linux/input-event-codes.h`.
+const REL_X: u16 = 0;
 
 /// Time of a keystroke from the operator's side to the target's.
 #[derive(Debug, Parser)]
@@ -69,8 +77,14 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct InProcess {
     events: u64,
-    applied_ms: Summary,
+    keys: u64,
+    sent_ms: Summary,
+    wire_ms: Summary,
+    motion_applied_ms: Summary,
+    keys_applied_ms: Summary,
     acknowledged_ms: Summary,
+    /// Of both ends together, in percent of one core.
+    cpu_percent: f64,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -90,20 +104,43 @@ fn main() -> anyhow::Result<()> {
     println!("{machine}");
     println!();
     println!(
-        "one process, {events} events at {RATE}/s: InputSender -> SRTP -> UDP on 127.0.0.1 -> SRTP -> InputReceiver"
+        "one process, {events} motion reports at {RATE}/s and {} keys: InputSender -> SRTP -> UDP on 127.0.0.1 -> SRTP -> InputReceiver",
+        events / TYPING
     );
-    println!(
-        "  applied              event handed to the sender -> handed to the receiver's sink, another thread"
-    );
-    println!(
-        "  acknowledged         event handed to the sender -> its acknowledgement read by the sender's thread"
-    );
+    for (stage, what) in [
+        (
+            "sent",
+            "event handed to the sender -> sealed and given to the socket",
+        ),
+        (
+            "wire",
+            "given to the socket -> read by the receiver, another thread, which it wakes",
+        ),
+        (
+            "motion, keys applied",
+            "event handed to the sender -> opened and handed to the receiver's sink",
+        ),
+        (
+            "acknowledged",
+            "event handed to the sender -> its acknowledgement read by the sender's thread",
+        ),
+    ] {
+        println!("  {stage:<20} {what}");
+    }
     let in_process = in_process(events)?;
     println!("{}", table::heading("stage"));
-    println!("{}", table::row("applied", &in_process.applied_ms));
+    for (stage, summary) in [
+        ("sent", &in_process.sent_ms),
+        ("wire", &in_process.wire_ms),
+        ("motion applied", &in_process.motion_applied_ms),
+        ("keys applied", &in_process.keys_applied_ms),
+        ("acknowledged", &in_process.acknowledged_ms),
+    ] {
+        println!("{}", table::row(stage, summary));
+    }
     println!(
-        "{}",
-        table::row("acknowledged", &in_process.acknowledged_ms)
+        "CPU of both ends together: {:.2} % of one core",
+        in_process.cpu_percent
     );
     println!("load {}", machine::load());
     let picture = Picture::default();
@@ -161,29 +198,48 @@ fn in_process(events: u32) -> anyhow::Result<InProcess> {
         MasterKey::new([3; 16], [4; 12]),
     );
     let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let applied = scope.spawn(|| {
-            let ends = (Opener::new(&client, SENDER), Sealer::new(&server, RECEIVER));
-            receive(&target, to_operator, ends, &done)
+    let (handed, given) = mpsc::channel();
+    let (before, began) = (process::usage(None)?.cpu, clock::now());
+    let (sent, applied) = std::thread::scope(|scope| {
+        let (target, done, client, server) = (&target, &done, &client, &server);
+        let applied = scope.spawn(move || {
+            let ends = (Opener::new(client, SENDER), Sealer::new(server, RECEIVER));
+            receive(target, to_operator, ends, (&given, done))
         });
-        let ends = (Sealer::new(&client, SENDER), Opener::new(&server, RECEIVER));
-        let sent = send(&operator, to_target, ends, events);
+        let ends = (Sealer::new(client, SENDER), Opener::new(server, RECEIVER));
+        let sent = send(&operator, to_target, ends, events, &handed);
         done.store(true, Ordering::Release);
         let applied = applied
             .join()
-            .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))??;
-        let applied_ms = summary(&applied);
-        ensure!(
-            applied_ms.count == u64::from(events),
-            "{} of {events} events arrived",
-            applied_ms.count
-        );
-        Ok(InProcess {
-            events: u64::from(events),
-            applied_ms,
-            acknowledged_ms: summary(&sent?),
-        })
+            .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))?;
+        anyhow::Ok((sent?, applied?))
+    })?;
+    let used = process::usage(None)?.cpu.saturating_sub(before);
+    let cpu_percent = used.as_secs_f64() / clock::now().since(began).as_secs_f64() * 100.0;
+    let keys = u64::from(events / TYPING);
+    ensure!(
+        applied.keys.count() == keys && applied.steps == i64::from(events),
+        "{} of {keys} keys and {} of {events} steps arrived",
+        applied.keys.count(),
+        applied.steps
+    );
+    Ok(InProcess {
+        events: u64::from(events),
+        keys,
+        sent_ms: summary(&sent.sent),
+        wire_ms: summary(&applied.wire),
+        motion_applied_ms: summary(&applied.motion),
+        keys_applied_ms: summary(&applied.keys),
+        acknowledged_ms: summary(&sent.acknowledged),
+        cpu_percent,
     })
+}
+
+/// What the operator's thread sees.
+#[derive(Default)]
+struct Sent {
+    sent: Percentiles,
+    acknowledged: Percentiles,
 }
 
 /// The operator's thread: an event at its time, acknowledgements between.
@@ -192,10 +248,11 @@ fn send(
     to: SocketAddr,
     (sealer, mut opener): (Sealer, Opener),
     events: u32,
-) -> anyhow::Result<Percentiles> {
+    handed: &mpsc::Sender<MonoTime>,
+) -> anyhow::Result<Sent> {
     let (mut sender, mut sealer) = (InputSender::new(), InputSealer::new(sealer));
     let (mut payload, mut batch) = (Vec::new(), Batch::new(2_048));
-    let mut times = Percentiles::new();
+    let mut times = Sent::default();
     let interval = Duration::from_secs(1) / RATE;
     let start = clock::now();
     let (mut next, mut pushed) = (start, 0);
@@ -206,21 +263,26 @@ fn send(
         if pushed < events && now >= next {
             pushed += 1;
             next = next + interval;
-            sender.push(
-                now,
-                EventReport {
-                    device: KEYS,
+            let mut push = |device, event| {
+                let report = EventReport {
+                    device,
                     time: now,
                     unfinished: false,
-                    events: &[
-                        InputEvent::key(KeyCode::A, pushed % 2 == 1),
-                        InputEvent::SYN_REPORT,
-                    ],
-                },
-            );
+                    events: &[event, InputEvent::SYN_REPORT],
+                };
+                sender.push(now, report);
+            };
+            push(POINTER, InputEvent::new(EventType::REL, REL_X, 1));
+            if pushed % TYPING == 0 {
+                push(KEYS, InputEvent::key(KeyCode::A, pushed / TYPING % 2 == 1));
+            }
         }
         while sender.poll_transmit(now, &mut payload) {
-            socket.send(to, sealer.seal(now, &payload)?)?;
+            let sealed = sealer.seal(now, &payload)?;
+            // The other thread has ended only if it failed, which its result tells.
+            let _ = handed.send(clock::now());
+            socket.send(to, sealed)?;
+            times.sent.record(clock::now().since(now));
         }
         let due = if pushed < events {
             next.min(sender.poll_timeout())
@@ -235,7 +297,7 @@ fn send(
                     .ok()
                     .and_then(|payload| sender.handle_ack(now, payload).ok());
                 if let Some(stamp) = summary.and_then(|summary| summary.oldest) {
-                    times.record(now.since(stamp));
+                    times.acknowledged.record(now.since(stamp));
                 }
             });
         }
@@ -243,20 +305,34 @@ fn send(
     Ok(times)
 }
 
-/// Notes when each report is applied.
-struct Sink {
-    times: Percentiles,
+/// What the target's thread sees.
+#[derive(Default)]
+struct Applied {
+    wire: Percentiles,
+    motion: Percentiles,
+    keys: Percentiles,
+    /// How far the pointer has come.
+    steps: i64,
 }
 
-impl InputHandler for Sink {
+impl InputHandler for Applied {
     fn accepts(&mut self, device: DeviceId) -> bool {
-        device == KEYS
+        [KEYS, POINTER].contains(&device)
     }
 
     fn reconcile(&mut self, _: &HeldKeys) {}
 
     fn report(&mut self, report: EventReport<'_>) {
-        self.times.record(clock::now().since(report.time));
+        let age = clock::now().since(report.time);
+        if report.device == KEYS {
+            return self.keys.record(age);
+        }
+        self.motion.record(age);
+        let steps = report
+            .events
+            .iter()
+            .filter(|event| event.kind == EventType::REL);
+        self.steps += steps.map(|event| i64::from(event.value)).sum::<i64>();
     }
 }
 
@@ -265,18 +341,20 @@ fn receive(
     socket: &UdpSocket,
     to: SocketAddr,
     (mut opener, sealer): (Opener, Sealer),
-    done: &AtomicBool,
-) -> anyhow::Result<Percentiles> {
+    (given, done): (&mpsc::Receiver<MonoTime>, &AtomicBool),
+) -> anyhow::Result<Applied> {
     let (mut receiver, mut sealer) = (InputReceiver::new(), InputSealer::new(sealer));
-    let mut sink = Sink {
-        times: Percentiles::new(),
-    };
+    let mut sink = Applied::default();
     let (mut batch, mut payload) = (Batch::new(2_048), Vec::new());
     while !done.load(Ordering::Acquire) {
         socket.wait(Duration::from_millis(20), false, None)?;
         while socket.receive(&mut batch)? > 0 {
             let now = clock::now();
             batch.for_each_mut(|_, data| {
+                // Loopback keeps the order and loses nothing; the count at the end would tell.
+                if let Ok(given) = given.try_recv() {
+                    sink.wire.record(now.since(given));
+                }
                 if let Ok(payload) = carrier::open(&mut opener, data) {
                     // What is malformed is not counted, so the count at the end tells.
                     let _ = receiver.handle_datagram(now, payload, &mut sink);
@@ -288,7 +366,7 @@ fn receive(
             }
         }
     }
-    Ok(sink.times)
+    Ok(sink)
 }
 
 fn summary(times: &Percentiles) -> Summary {
@@ -297,6 +375,7 @@ fn summary(times: &Percentiles) -> Summary {
         p50,
         p95,
         p99,
+        p999,
         max,
     } = times.summary();
     Summary {
@@ -304,6 +383,7 @@ fn summary(times: &Percentiles) -> Summary {
         p50,
         p95,
         p99,
+        p999,
         max,
     }
 }

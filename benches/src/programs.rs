@@ -37,6 +37,14 @@ impl Programs {
     /// # Errors
     /// The build fails.
     pub fn build(profile: Profile) -> anyhow::Result<Self> {
+        Self::build_with(profile, |_| {})
+    }
+
+    /// As [`Programs::build`], where `more` adds words and variables to cargo's command.
+    ///
+    /// # Errors
+    /// The build fails.
+    pub fn build_with(profile: Profile, more: impl FnOnce(&mut Command)) -> anyhow::Result<Self> {
         if let Some(folder) = std::env::var_os(READY).map(PathBuf::from) {
             return Ok(Self {
                 server: folder.join("soft-kvm-server"),
@@ -53,6 +61,7 @@ impl Programs {
         if profile == Profile::Release {
             command.arg("--release");
         }
+        more(&mut command);
         let mut child = command.spawn().context("starting cargo")?;
         let stdout = child.stdout.take().context("cargo's standard output")?;
         let (mut server, mut client) = (None, None);

@@ -15,6 +15,8 @@ pub struct Summary {
     pub p95: f64,
     /// 99 % are at or below.
     pub p99: f64,
+    /// 99.9 % are at or below.
+    pub p999: f64,
     /// The largest.
     pub max: f64,
 }

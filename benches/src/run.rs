@@ -51,8 +51,8 @@ impl Cost {
         Self {
             samples: samples.len(),
             cpu_mean: mean_cpu(samples),
-            cpu_p99: percentile(samples.iter().map(|sample| sample.cpu_percent), 99),
-            memory_p99: percentile(samples.iter().map(|sample| sample.rss_mb), 99),
+            cpu_p99: percentile(samples.iter().map(|sample| sample.cpu_percent), 990),
+            memory_p99: percentile(samples.iter().map(|sample| sample.rss_mb), 990),
         }
     }
 }
@@ -67,8 +67,24 @@ pub fn measure(
     seconds: u32,
     probe: Option<u32>,
 ) -> anyhow::Result<Run> {
+    measure_beside(programs, picture, seconds, probe, |_| Ok(()))
+}
+
+/// The same with something beside it: `beside` gets the server's port before the client connects, and what it gives lives
+/// until the client has ended.
+///
+/// # Errors
+/// One of the programs or `beside` fails.
+pub fn measure_beside<T>(
+    programs: &Programs,
+    picture: &Picture,
+    seconds: u32,
+    probe: Option<u32>,
+    beside: impl FnOnce(u16) -> anyhow::Result<T>,
+) -> anyhow::Result<Run> {
     let mut rig = Rig::start(programs, picture, false)?;
     rig.pair()?;
+    let company = beside(rig.ready().port)?;
     let sampler;
     let client = {
         let (seconds, probe) = (seconds.to_string(), probe.map(|hz| hz.to_string()));
@@ -80,6 +96,7 @@ pub fn measure(
         sampler = Sampler::start(rig.server_pid(), SAMPLE)?;
         client.finish()?
     };
+    drop(company);
     let samples = sampler.samples();
     let samples = samples.get(WARM_UP..).unwrap_or(&samples);
     // The last sample may reach beyond the client's end.
@@ -114,13 +131,14 @@ pub fn connections(
         each(index + 1);
     }
     rig.finish()?;
-    let at = |percent| percentile(taken.iter().copied(), percent);
+    let at = |permille| percentile(taken.iter().copied(), permille);
     Ok(Summary {
         count: u64::try_from(taken.len()).unwrap_or(u64::MAX),
-        p50: at(50),
-        p95: at(95),
-        p99: at(99),
-        max: at(100),
+        p50: at(500),
+        p95: at(950),
+        p99: at(990),
+        p999: at(999),
+        max: at(1000),
     })
 }
 

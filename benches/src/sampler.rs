@@ -144,10 +144,10 @@ fn rss_mb(status: &str) -> Option<f64> {
 
 /// The value that `percent` of `values` are at or below (nearest rank); zero without values.
 #[must_use]
-pub fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
+pub fn percentile(values: impl IntoIterator<Item = f64>, permille: usize) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    let rank = (values.len() * percent).div_ceil(100).saturating_sub(1);
+    let rank = (values.len() * permille).div_ceil(1000).saturating_sub(1);
     values.get(rank).copied().unwrap_or(0.0)
 }
 
@@ -164,9 +164,10 @@ mod tests {
 
     #[test]
     fn nearest_rank() {
-        assert_eq!(percentile([], 99), 0.0);
-        assert_eq!(percentile([3.0, 1.0, 2.0], 50), 2.0);
-        assert_eq!(percentile((1..=200).map(f64::from), 99), 198.0);
+        assert_eq!(percentile([], 990), 0.0);
+        assert_eq!(percentile([3.0, 1.0, 2.0], 500), 2.0);
+        assert_eq!(percentile((1..=200).map(f64::from), 990), 198.0);
+        assert_eq!(percentile((1..=2000).map(f64::from), 999), 1998.0);
     }
 
     #[test]

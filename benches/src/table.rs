@@ -41,8 +41,8 @@ pub const INPUT: &[(&str, &str)] = &[
 #[must_use]
 pub fn heading(first: &str) -> String {
     format!(
-        "{first:<24} {:>6} {:>9} {:>9} {:>9} {:>9}",
-        "count", "p50 ms", "p95 ms", "p99 ms", "max ms"
+        "{first:<24} {:>6} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "count", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "max ms"
     )
 }
 
@@ -54,9 +54,10 @@ pub fn row(name: &str, summary: &Summary) -> String {
         p50,
         p95,
         p99,
+        p999,
         max,
     } = summary;
-    format!("{name:<24} {count:>6} {p50:>9.2} {p95:>9.2} {p99:>9.2} {max:>9.2}")
+    format!("{name:<24} {count:>6} {p50:>9.2} {p95:>9.2} {p99:>9.2} {p999:>9.2} {max:>9.2}")
 }
 
 /// Lines for the stages of `order` that something was recorded of.
