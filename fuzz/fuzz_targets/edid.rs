@@ -1,0 +1,2 @@
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| soft_kvm_platform_linux::fuzzing::edid(data));

@@ -1,0 +1,1 @@
+(import 'default.jsonnet') + { video+: { bitrate_kbps: 8000 }, control+: { allow: ['10.0.0.0/8'] } }
