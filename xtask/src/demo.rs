@@ -288,7 +288,8 @@ mod tests {
             "packets": 300, "cpu_percent": 12.5, "rss_peak_mb": 40.0, "seconds": 3.0, "source": null,
         }))
         .expect("the server's figures");
-        let summary = json!({"count": 40, "p50": 1.0, "p95": 2.0, "p99": 3.0, "max": 4.0});
+        let summary =
+            json!({"count": 40, "p50": 1.0, "p95": 2.0, "p99": 3.0, "p999": 3.5, "max": 4.0});
         let mut video = serde_json::Map::new();
         for (name, _) in table::VIDEO {
             video.insert((*name).to_owned(), summary.clone());

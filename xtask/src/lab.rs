@@ -1,12 +1,12 @@
 //! The device lab: where its kernel is, building it, running things in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
-use crate::{setup, shell, test};
+use crate::{metadata, package, setup, shell, test};
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
@@ -26,7 +26,14 @@ pub(crate) enum Command {
 
 pub(crate) fn run(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Setup => build().map(|()| true),
+        Command::Setup => {
+            build()?;
+            if let Some(kernel) = ready()? {
+                modules(&kernel)?;
+            }
+            va_driver()?;
+            Ok(true)
+        }
         Command::Run { command } => {
             let Some(kernel) = ready()? else {
                 bail!("no lab kernel: run 'cargo xtask lab setup' first");
@@ -66,6 +73,30 @@ pub(crate) fn build() -> anyhow::Result<()> {
     }
     setup::run(setup::Purpose::Lab)?;
     shell::run(Process::new(shell::root().join("lab/build.sh")).arg(cache()?))
+}
+
+/// Builds the lab's own kernel modules for that kernel into `target/lab-modules`, where the lab's tests look for them.
+pub(crate) fn modules(kernel: &Path) -> anyhow::Result<()> {
+    let folder = metadata::read("Cargo.toml")?
+        .target_directory
+        .join("lab-modules");
+    shell::run(
+        Process::new(shell::root().join("lab/modules/build.sh")).args([kernel, &folder, &cache()?]),
+    )
+}
+
+/// Builds the lab's virtual VA driver into `target/lab-va`.
+pub(crate) fn va_driver() -> anyhow::Result<()> {
+    let folder = metadata::read("Cargo.toml")?
+        .target_directory
+        .join("lab-va");
+    shell::run(Process::new(shell::root().join("lab/va-virtual/build.sh")).arg(folder))
+}
+
+/// Makes the packages of the test build's programs that the lab's tests install, in `target/lab-package`.
+pub(crate) fn packages() -> anyhow::Result<()> {
+    let target = metadata::read("Cargo.toml")?.target_directory;
+    package::for_lab(&target.join("debug"), &target.join("lab-package"))
 }
 
 fn cache() -> anyhow::Result<PathBuf> {

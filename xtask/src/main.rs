@@ -1,5 +1,6 @@
 //! `cargo xtask`: the developer's commands. `setup` brings the system packages, `demo` shows the main job,
-//! `check` and `test` are what CI runs, `lab` boots the device lab, `fuzz` runs the fuzzers.
+//! `check` and `test` are what CI runs, `lab` boots the device lab, `fuzz` runs the fuzzers,
+//! `package` makes a Debian package.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -8,6 +9,7 @@ mod fuzz;
 mod lab;
 mod metadata;
 mod outcome;
+mod package;
 mod setup;
 mod shell;
 mod test;
@@ -47,6 +49,8 @@ enum Task {
     },
     /// Run every fuzz target for a while (needs a nightly toolchain)
     Fuzz(fuzz::Options),
+    /// Make a Debian package of both programs
+    Package(package::Options),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options).map(|()| true),
         Task::Lab { command } => lab::run(command),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Package(options) => package::run(&options).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

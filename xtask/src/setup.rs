@@ -18,25 +18,39 @@ pub(crate) enum Purpose {
     Check,
     /// Build and boot the device lab's kernel
     Lab,
+    /// Make a Debian package and check it
+    Package,
     /// Everything
     Dev,
 }
 
-use Purpose::{Check, Demo, Dev, Lab, Test};
+use Purpose::{Check, Demo, Dev, Lab, Package, Test};
 
 /// Debian's and Ubuntu's package, why, and what needs it (`Dev` needs all).
 const PACKAGES: &[(&str, &str, &[Purpose])] = &[
-    ("g++", "compiles OpenH264", &[Demo, Test, Check]),
-    ("gcc", "compiles ring, and links", &[Demo, Test, Check, Lab]),
+    ("g++", "compiles OpenH264", &[Demo, Test, Check, Package]),
+    (
+        "gcc",
+        "compiles ring, and links",
+        &[Demo, Test, Check, Lab, Package],
+    ),
     (
         "nasm",
         "assembles OpenH264's fast paths",
-        &[Demo, Test, Check],
+        &[Demo, Test, Check, Package],
     ),
-    ("pkg-config", "finds system libraries", &[Demo, Test, Check]),
+    (
+        "pkg-config",
+        "finds system libraries",
+        &[Demo, Test, Check, Package],
+    ),
     ("avahi-daemon", "an independent mDNS responder", &[Test]),
     ("avahi-utils", "avahi-browse resolves our service", &[Test]),
-    ("dbus", "avahi's message bus", &[Test]),
+    (
+        "dbus",
+        "the message bus of avahi, and of systemd in the lab",
+        &[Test],
+    ),
     ("ffmpeg", "plays the relayed stream", &[Test]),
     ("gstreamer1.0-libav", "decodes H.264 in GStreamer", &[Test]),
     (
@@ -65,15 +79,33 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         &[Test, Lab],
     ),
     ("kmod", "loads the lab's kernel modules", &[Test, Lab]),
+    ("libva2", "hardware encoders of PCs (VAAPI)", &[Demo, Test]),
+    ("libva-drm2", "libva on graphics devices", &[Demo, Test]),
+    ("libva-dev", "compiles the lab's VA driver", &[Test, Lab]),
     (
         "libxkbcommon-x11-0",
         "keyboard maps for the viewer's window",
         &[Demo, Test],
     ),
+    (
+        "libx11-data",
+        "dead keys and compose sequences for typing",
+        &[Test],
+    ),
+    ("libxkbcommon-dev", "checks what typed keys make", &[Test]),
+    ("xclip", "has a text in the clipboard", &[Test]),
+    ("xkb-data", "keyboard layouts for typing", &[Test]),
     ("libdrm-tests", "modetest sets modes in the lab", &[Test]),
     (
         "libinput-tools",
         "libinput reads our virtual devices",
+        &[Test],
+    ),
+    ("iptables", "older firewall rules for doctor", &[Test]),
+    ("nftables", "firewall rules for doctor", &[Test]),
+    (
+        "nmap",
+        "lists the TLS versions and ciphers that the server takes",
         &[Test],
     ),
     ("openssl", "s_client tries older TLS versions", &[Test]),
@@ -89,6 +121,11 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         &[Test],
     ),
     ("python3-zeroconf", "an independent mDNS browser", &[Test]),
+    (
+        "systemd",
+        "reads the installed units; runs them in the lab",
+        &[Test],
+    ),
     ("tshark", "dissects RTP and RTCP", &[Test]),
     (
         "udev",
@@ -105,14 +142,27 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         "types and clicks into the viewer's window",
         &[Test],
     ),
+    ("weston", "a Wayland compositor without a screen", &[Test]),
     ("xvfb", "an X server without a screen", &[Test]),
     ("shellcheck", "checks the shell scripts", &[Check]),
-    ("bc", "kernel build", &[Lab]),
-    ("bison", "kernel build", &[Lab]),
-    ("flex", "kernel build", &[Lab]),
-    ("make", "kernel build", &[Lab]),
-    ("perl", "kernel build", &[Lab]),
-    ("xz-utils", "unpacks the kernel's source", &[Lab]),
+    ("bc", "kernel and module build", &[Test, Lab]),
+    ("bison", "kernel and module build", &[Test, Lab]),
+    ("flex", "kernel and module build", &[Test, Lab]),
+    ("make", "kernel and module build", &[Test, Lab]),
+    ("perl", "kernel and module build", &[Test, Lab]),
+    ("xz-utils", "unpacks the kernel's source", &[Test, Lab]),
+    ("binutils", "strips the packaged programs", &[Test, Package]),
+    (
+        "debootstrap",
+        "fresh Debian roots to try packages in",
+        &[Package],
+    ),
+    (
+        "dpkg-dev",
+        "finds the packages of libraries",
+        &[Test, Package],
+    ),
+    ("lintian", "checks packages", &[Package]),
 ];
 
 /// Installs what is missing for a purpose. Does nothing when all is there.
@@ -221,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_demo_needs_little_and_dev_everything() {
-        assert_eq!(wanted(Demo).len(), 5);
+        assert_eq!(wanted(Demo).len(), 7);
         assert_eq!(wanted(Dev).len(), PACKAGES.len());
     }
 

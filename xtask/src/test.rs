@@ -397,6 +397,21 @@ fn lab_tier(programs: &[Program], options: &Options, ledger: &mut Ledger) -> any
             lab::ready()?
         }
     };
+    if let Some(kernel) = &kernel
+        && let Err(error) = lab::modules(kernel)
+    {
+        eprintln!("warning: the lab's own kernel modules are not built: {error:#}");
+    }
+    if kernel.is_some()
+        && let Err(error) = lab::va_driver()
+    {
+        eprintln!("warning: the lab's virtual VA driver is not built: {error:#}");
+    }
+    if kernel.is_some()
+        && let Err(error) = lab::packages()
+    {
+        eprintln!("warning: the lab's packages are not made: {error:#}");
+    }
     let binaries: Vec<&Path> = programs
         .iter()
         .filter(|program| program.package == PLATFORM && program.integration)

@@ -91,6 +91,9 @@ pub(super) fn shell_scripts(paths: &[PathBuf]) -> Vec<&PathBuf> {
     paths.iter().filter(is_script).collect()
 }
 
+/// Tenths of `systemd-analyze security` that our services may have.
+const MOST_EXPOSED: u8 = 15;
+
 /// What udev and systemd say about our files, where they are installed.
 pub(super) fn unit_violations() -> Vec<Violation> {
     let mut found = Vec::new();
@@ -116,10 +119,22 @@ pub(super) fn unit_violations() -> Vec<Violation> {
         !line.contains("Unknown command verb")
     });
     // The program is not installed on the machine of a developer.
-    ask(
-        &["systemd-analyze", "verify", "systemd/soft-kvm.service"],
-        |line| line.contains("soft-kvm.service:") && !line.contains("is not executable"),
-    );
+    for unit in [
+        "systemd/soft-kvm.service",
+        "systemd/soft-kvm.socket",
+        "systemd/soft-kvm-broker.socket",
+        "systemd/soft-kvm-broker.service",
+    ] {
+        ask(&["systemd-analyze", "verify", unit], |line| {
+            line.contains("soft-kvm") && !line.contains("is not executable")
+        });
+        if unit.ends_with(".service") {
+            let most = format!("--threshold={MOST_EXPOSED}");
+            let words = ["systemd-analyze", "security", "--offline=true", &most, unit];
+            // Older systemd cannot look at a file.
+            ask(&words, |line| line.contains("exposure level"));
+        }
+    }
     found
 }
 

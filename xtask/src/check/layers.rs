@@ -25,11 +25,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("security", &["core", "protocol"]),
     ("discovery", &["core"]),
-    ("service", &["core"]),
+    ("service", &["core", "protocol", "security"]),
     ("monitoring", &["core"]),
     ("server", PROGRAM),
     ("client", PROGRAM),
-    ("testkit", &["core", "protocol", "video", "input"]),
+    (
+        "testkit",
+        &["core", "protocol", "video", "input", "security"],
+    ),
     ("benches", EVERYTHING),
     ("lab-tests", EVERYTHING),
     ("tests", EVERYTHING),
@@ -94,7 +97,10 @@ const PURE: &[(&str, &[&str])] = &[
             "zeroize",
         ],
     ),
-    ("video", &["arrayvec", "spleen-font", "thiserror", "yuv"]),
+    (
+        "video",
+        &["arrayvec", "png", "spleen-font", "thiserror", "yuv"],
+    ),
     ("input", &["arrayvec", "thiserror"]),
 ];
 
@@ -127,7 +133,7 @@ const FENCED: &[(&[&str], &[&str])] = &[
     (&["drm", "evdevil", "x11rb"], &["platform-linux"]),
     (&["libc", "nix"], &["platform-linux", "platform-openh264"]),
     (&["openh264", "openh264-sys2"], &["platform-openh264"]),
-    (&["softbuffer", "winit"], &["client"]),
+    (&["arboard", "kbvm", "softbuffer", "winit"], &["client"]),
     // Trust.
     (&["rcgen", "spake2"], &["security"]),
     (&["rustls"], &["security", "server", "client"]),
@@ -136,7 +142,7 @@ const FENCED: &[(&[&str], &[&str])] = &[
 ];
 
 /// Members that consist of tests.
-const TESTS: &[&str] = &["benches", "lab-tests", "tests"];
+const TESTS: &[&str] = &["benches", "lab-tests", "testkit", "tests"];
 
 /// All breaches of the tables by these packages.
 pub(super) fn violations(packages: &[Package]) -> Vec<Violation> {
