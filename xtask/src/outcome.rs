@@ -42,6 +42,19 @@ pub(crate) struct Reader {
     results: usize,
     /// Ignored tests with their reasons.
     ignored: BTreeMap<String, String>,
+    /// Names in the newest list of failures.
+    failed: Vec<String>,
+    in_failures: bool,
+}
+
+/// What one run of a test program said.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) counts: Counts,
+    /// Ignored tests with their reasons.
+    pub(crate) ignored: BTreeMap<String, String>,
+    /// Failed tests by name; fewer than counted when the program crashed.
+    pub(crate) failed: Vec<String>,
 }
 
 impl Reader {
@@ -50,6 +63,16 @@ impl Reader {
         if let Some(counts) = result(line) {
             self.counts += counts;
             self.results += 1;
+            self.in_failures = false;
+        } else if line == "failures:" {
+            // Both harnesses print what the tests said under one such line and their names under the next.
+            self.failed.clear();
+            self.in_failures = true;
+        } else if self.in_failures
+            && let Some(name) = line.strip_prefix("    ")
+            && !name.contains(char::is_whitespace)
+        {
+            self.failed.push(name.to_owned());
         } else if let Some((name, reason)) = ignored(line) {
             self.ignored.insert(name.to_owned(), reason.to_owned());
         }
@@ -57,12 +80,16 @@ impl Reader {
 
     /// The counts of the run. A run that fails without naming a failed test, by a crash or because it could
     /// not be built, counts as one failure.
-    pub(crate) fn finish(self, success: bool) -> (Counts, BTreeMap<String, String>) {
+    pub(crate) fn finish(self, success: bool) -> Outcome {
         let mut counts = self.counts;
         if !success && (counts.failed == 0 || self.results == 0) {
             counts.failed += 1;
         }
-        (counts, self.ignored)
+        Outcome {
+            counts,
+            ignored: self.ignored,
+            failed: self.failed,
+        }
     }
 }
 
@@ -100,7 +127,7 @@ fn ignored(line: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    fn read(text: &str, success: bool) -> (Counts, BTreeMap<String, String>) {
+    fn read(text: &str, success: bool) -> Outcome {
         let mut reader = Reader::default();
         text.lines().for_each(|line| reader.line(line));
         reader.finish(success)
@@ -111,7 +138,7 @@ mod tests {
         let text = "running 2 tests\ntest a ... ok\n\
             test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
             test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 9 filtered out; finished in 1.00s\n";
-        let (counts, _) = read(text, false);
+        let counts = read(text, false).counts;
         assert_eq!(
             counts,
             Counts {
@@ -126,23 +153,36 @@ mod tests {
     #[test]
     fn reasons_of_both_harnesses() {
         let text = "test a::b ... ignored, needs Xvfb\ntest wire       ... ignored (no kernel)\ntest c ... ignored\n";
-        let (_, ignored) = read(text, true);
+        let ignored = read(text, true).ignored;
         assert_eq!(ignored["a::b"], "needs Xvfb");
         assert_eq!(ignored["wire"], "no kernel");
         assert_eq!(ignored["c"], "");
     }
 
     #[test]
+    fn failed_tests_are_named() {
+        let text = "test a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\n    left\n\n\nfailures:\n    a::b\n    \
+            wire\n\ntest result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured\n    later\n";
+        assert_eq!(read(text, false).failed, ["a::b", "wire"]);
+        assert_eq!(read("test a ... ok\n", true).failed, [""; 0]);
+    }
+
+    #[test]
     fn a_crash_is_a_failure() {
-        assert_eq!(read("running 3 tests\ntest a ... ok\n", false).0.failed, 1);
+        assert_eq!(
+            read("running 3 tests\ntest a ... ok\n", false)
+                .counts
+                .failed,
+            1
+        );
         let text = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        assert_eq!(read(text, false).0.failed, 1);
-        assert_eq!(read("", true).0, Counts::default());
+        assert_eq!(read(text, false).counts.failed, 1);
+        assert_eq!(read("", true).counts, Counts::default());
     }
 
     #[test]
     fn output_of_inner_runs_does_not_count() {
         let text = "  | test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n";
-        assert_eq!(read(text, true).0, Counts::default());
+        assert_eq!(read(text, true).counts, Counts::default());
     }
 }

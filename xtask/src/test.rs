@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::outcome::{Counts, Reader};
+use crate::outcome::{Counts, Outcome, Reader};
 use crate::{lab, metadata, setup, shell};
+
+mod again;
 
 /// A test program that runs longer than this is killed and counts as failed.
 const LIMIT_SECONDS: &str = "1500";
@@ -70,6 +72,8 @@ struct Program {
 struct Ledger {
     counts: Counts,
     failures: Vec<String>,
+    /// Tests that failed once and passed by themselves.
+    flaky: Vec<String>,
     skips: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -77,6 +81,25 @@ impl Ledger {
     fn fail(&mut self, what: String) {
         self.counts.failed += 1;
         self.failures.push(what);
+    }
+
+    /// Adds what a program said. Gives the ignored tests with their reasons.
+    fn take(&mut self, what: &str, outcome: Outcome, status: &str) -> BTreeMap<String, String> {
+        self.counts += outcome.counts;
+        if outcome.counts.failed > 0 {
+            self.failures.push(format!(
+                "{what}: {} ({status}) {}",
+                outcome.counts.failed,
+                outcome.failed.join(" ")
+            ));
+        }
+        for (name, reason) in &outcome.ignored {
+            self.skips
+                .entry(reason.clone())
+                .or_default()
+                .insert(name.clone());
+        }
+        outcome.ignored
     }
 
     /// Takes back a skip that counts elsewhere.
@@ -136,6 +159,9 @@ fn report(ledger: &Ledger) {
             }
         );
     }
+    for test in &ledger.flaky {
+        println!("flaky: {test} failed, then passed by itself");
+    }
     for failure in &ledger.failures {
         println!("failed: {failure}");
     }
@@ -191,7 +217,7 @@ fn program(message: &str, names: &BTreeMap<PathBuf, String>) -> Option<Program> 
     })
 }
 
-/// Runs one test program and counts. Gives the ignored tests with their reasons.
+/// Runs one test program and counts; tests that fail get a second try. Gives the ignored tests with their reasons.
 fn run_program(
     program: &Program,
     words: &[String],
@@ -199,48 +225,44 @@ fn run_program(
     ledger: &mut Ledger,
 ) -> anyhow::Result<BTreeMap<String, String>> {
     println!("--- {} {}", program.package, program.target);
-    let mut command = Command::new("timeout");
-    command
-        .args(["-s", "KILL", LIMIT_SECONDS])
-        .arg(&program.path)
-        .args(words);
-    // As cargo would: in the package's folder.
-    command
-        .current_dir(&program.folder)
-        .env("CARGO_MANIFEST_DIR", &program.folder);
-    command.envs(variables.iter().map(|(name, value)| (name, value)));
-    count(
-        command,
-        &format!("{} {}", program.package, program.target),
-        ledger,
-    )
+    let command = |words: &[String]| {
+        let mut command = Command::new("timeout");
+        command
+            .args(["-s", "KILL", LIMIT_SECONDS])
+            .arg(&program.path)
+            .args(words);
+        // As cargo would: in the package's folder.
+        command
+            .current_dir(&program.folder)
+            .env("CARGO_MANIFEST_DIR", &program.folder);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command
+    };
+    let what = format!("{} {}", program.package, program.target);
+    let (mut outcome, status) = watch(command(words))?;
+    for name in again::passing(&outcome, words, |words| Ok(watch(command(words))?.0))? {
+        outcome.counts.failed -= 1;
+        outcome.counts.passed += 1;
+        outcome.failed.retain(|failed| *failed != name);
+        ledger.flaky.push(format!("{what}: {name}"));
+    }
+    Ok(ledger.take(&what, outcome, &status.to_string()))
 }
 
-fn count(
-    command: Command,
-    what: &str,
-    ledger: &mut Ledger,
-) -> anyhow::Result<BTreeMap<String, String>> {
+/// Runs a command that tests, shows what it prints and counts.
+fn count(command: Command, what: &str, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let (outcome, status) = watch(command)?;
+    ledger.take(what, outcome, &status.to_string());
+    Ok(())
+}
+
+fn watch(command: Command) -> anyhow::Result<(Outcome, ExitStatus)> {
     let mut reader = Reader::default();
     let status = shell::lines(command, |line| {
         println!("{line}");
         reader.line(line);
     })?;
-    let (counts, ignored) = reader.finish(status.success());
-    ledger.counts += counts;
-    if counts.failed > 0 {
-        ledger
-            .failures
-            .push(format!("{what}: {} ({status})", counts.failed));
-    }
-    for (name, reason) in &ignored {
-        ledger
-            .skips
-            .entry(reason.clone())
-            .or_default()
-            .insert(name.clone());
-    }
-    Ok(ignored)
+    Ok((reader.finish(status.success()), status))
 }
 
 fn unit(programs: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
@@ -360,7 +382,7 @@ fn with_needs(program: &Program, options: &Options, ledger: &mut Ledger) -> anyh
     // Without --ignored this runs none of them, and says why each is ignored.
     let mut reader = Reader::default();
     ask(&words)?.lines().for_each(|line| reader.line(line));
-    let (_, ignored) = reader.finish(true);
+    let ignored = reader.finish(true).ignored;
     let mut chosen = Vec::new();
     for (name, reason) in ignored {
         if home(program, &reason) != Home::Tier(Tier::Loopback) {
