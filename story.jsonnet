@@ -46,6 +46,7 @@
     allow: [],
     deny: [],
     handover: 'still',
+    clipboard: 'both',
     pair_button: null,
     pair_key: null,
     pair_screen: null,

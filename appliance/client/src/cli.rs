@@ -88,7 +88,10 @@ pub struct ConnectArgs {
     /// The layout that the server's keyboard has, for typing the clipboard's text (Ctrl+Alt+Shift+V in the window).
     #[arg(long, value_name = "NAME[:VARIANT]", default_value_t)]
     pub layout: LayoutName,
-    /// Do not send keys and pointer from the window.
+    /// Do not share the clipboard's text with the server that the window shows.
+    #[arg(long)]
+    pub no_clipboard: bool,
+    /// Do not send keys and pointer from the window, nor share the clipboard.
     #[arg(long)]
     pub view_only: bool,
     /// Stop after this many seconds.

@@ -40,6 +40,12 @@ impl Desk {
         Some(line(state, lang))
     }
 
+    /// Whether this seat has keyboard and mouse.
+    pub(crate) fn controls(&self) -> bool {
+        let you = self.state.as_ref().map(|state| state.you);
+        you == Some(Standing::Controls)
+    }
+
     /// Shows something else for a while.
     pub(crate) fn note(&mut self, text: String, now: MonoTime) {
         self.note = Some((text, now + SHOWN));

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod clipboard;
 mod control;
 mod desk;
 pub mod devices;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_channel::{Receiver, Sender};
 use soft_kvm_protocol::handover::ControlRequest;
 
+use crate::clipboard::Copied;
 use crate::control::target::Target;
 use crate::desk::Desk;
 use crate::session::cursor::RemoteCursor;
@@ -30,6 +31,8 @@ pub(crate) struct Remote {
     pub(crate) desk: Mutex<Desk>,
     /// What this seat wants with them.
     pub(crate) wishes: (Sender<ControlRequest>, Receiver<ControlRequest>),
+    /// What is still to be copied into its clipboard.
+    pub(crate) copied: Copied,
     shown: AtomicBool,
     /// Wakes the connection's task when `shown` changed.
     pub(crate) turned: (Sender<()>, Receiver<()>),
@@ -47,6 +50,7 @@ impl Remote {
             cursor: RemoteCursor::default(),
             desk: Mutex::default(),
             wishes: async_channel::bounded(8),
+            copied: Copied::default(),
             shown: AtomicBool::new(shown),
             turned: async_channel::bounded(1),
         }

@@ -20,6 +20,7 @@ use soft_kvm_service::clients::{self, ClientsCommand};
 use soft_kvm_service::{Request, Signals, console};
 
 use crate::cli::{ConnectArgs, ControlCommand, TargetArgs, ViewKind};
+use crate::clipboard;
 use crate::control::Connection;
 use crate::control::target::Target;
 use crate::grab::{Grab, GrabOptions};
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     /// A text that is typed instead of showing anything.
     pub(crate) typist: Option<Arc<Typist>>,
     pub(crate) decoder: DecoderChoice,
+    /// This session's clipboard, if it is shared.
+    pub(crate) clipboard: Option<Arc<clipboard::Seat>>,
     /// Devices are taken from this seat.
     pub(crate) grabs: bool,
     /// Devices that every server has to know of, announced at every connection.
@@ -266,9 +269,15 @@ fn run(
             )))
         })
         .collect();
+    let remotes = remotes?;
+    let shares = args.view == ViewKind::Window && !args.view_only && !args.no_clipboard;
+    let clipboard = shares.then(|| {
+        let seat = clipboard::Seat::new(lang, remotes.clone(), viewport.clone());
+        Arc::new(seat)
+    });
     let shared = Arc::new(Shared {
         identity: Identity::load_or_create(&state)?,
-        remotes: remotes?,
+        remotes,
         peers,
         name: process::host_name(),
         once: args.once,
@@ -278,6 +287,7 @@ fn run(
         probe,
         typist,
         decoder: args.decoder.clone(),
+        clipboard,
         grabs: grab.is_some(),
         devices: Mutex::new(Vec::new()),
         control_seen: AtomicU64::new(clock::now().as_nanos()),

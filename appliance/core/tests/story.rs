@@ -344,6 +344,7 @@ fn changes() -> Vec<(&'static str, &'static str, Value)> {
         ("control", "max_clients", json!(9)),
         ("control", "allow_routed", json!(true)),
         ("control", "handover", json!("ask")),
+        ("control", "clipboard", json!("to-server")),
         ("control", "pair_button", json!("gpio-keys")),
         ("control", "pair_key", json!("KEY_CONFIG")),
         ("control", "pair_screen", json!("HDMI-A-1")),

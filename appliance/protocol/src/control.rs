@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use soft_kvm_core::time::ClockOffset;
 use soft_kvm_core::{FrameRate, MonoTime, Size};
 
+use crate::clipboard::{ClipboardNews, ClipboardRequest, ClipboardRule};
 use crate::cursor::CursorShape;
 use crate::handover::{ControlAnswer, ControlRequest, ControlState};
 use crate::media::CodedFormat;
@@ -70,6 +71,8 @@ pub enum FromClient {
     Clients(ClientsRequest),
     /// Who has keyboard and mouse is to change.
     Control(ControlRequest),
+    /// Something about the clipboard.
+    Clipboard(ClipboardRequest),
     /// Going away.
     Bye {},
 }
@@ -116,6 +119,8 @@ pub enum FromServer {
         /// What came of it.
         answer: ControlAnswer,
     },
+    /// Something about the clipboard.
+    Clipboard(ClipboardNews),
     /// The server refuses or leaves.
     Error {
         /// A stable word, e.g. `version`, `busy`, `revoked`.
@@ -153,6 +158,9 @@ pub struct Welcome {
     /// The server also talks to clients beyond its own network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub routed: bool,
+    /// Which ways the clipboard goes for this client; none if left out, as by servers before clipboards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clipboard: Option<ClipboardRule>,
 }
 
 /// Synchronization sources of one session.

@@ -3,6 +3,7 @@
 //! Every byte is described in `docs/WIRE.md`. Nothing here reads a clock, opens a socket or starts a thread.
 #![forbid(unsafe_code)]
 
+pub mod clipboard;
 pub mod control;
 pub mod cursor;
 pub mod handover;

@@ -15,6 +15,8 @@ const MIN_DIGITS: usize = 8;
 pub enum Act {
     /// Make devices on the target and send their events.
     Inject,
+    /// Get what is copied on the target, and put texts into its clipboard.
+    Clipboard,
     /// List and change the paired clients.
     Manage,
     /// Have keyboard and mouse at once, whoever has them.
@@ -25,7 +27,7 @@ pub enum Act {
 #[must_use]
 pub fn may(role: Role, act: Act) -> bool {
     match act {
-        Act::Inject => role >= Role::Control,
+        Act::Inject | Act::Clipboard => role >= Role::Control,
         Act::Manage | Act::Take => role >= Role::Admin,
     }
 }
@@ -195,6 +197,7 @@ mod tests {
     fn viewers_only_watch_and_only_admins_manage() {
         let allowed = |act| Role::ALL.map(|role| may(role, act));
         assert_eq!(allowed(Act::Inject), [false, true, true]);
+        assert_eq!(allowed(Act::Clipboard), [false, true, true]);
         for act in [Act::Manage, Act::Take] {
             assert_eq!(allowed(act), [false, false, true]);
         }

@@ -17,6 +17,7 @@ use soft_kvm_security::{Identity, PeerStore};
 use soft_kvm_service::console;
 
 use crate::audit::Audit;
+use crate::clipboard::Clipboards;
 use crate::session::{Sessions, SinkChoice};
 
 /// How long a pairing window stays open.
@@ -35,6 +36,8 @@ pub struct Context {
     pub audit: Audit,
     /// The connected clients.
     pub sessions: Arc<Sessions>,
+    /// The clipboard that is shared with them.
+    pub clipboards: Arc<Clipboards>,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// Port of the media socket.

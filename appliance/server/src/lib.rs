@@ -5,6 +5,7 @@ pub mod audit;
 pub mod audit_cmd;
 pub mod broker;
 pub mod cli;
+pub mod clipboard;
 pub mod context;
 pub mod control;
 pub mod devices;

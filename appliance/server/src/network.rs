@@ -16,6 +16,7 @@ use soft_kvm_protocol::control::PROTOCOL_VERSION;
 use soft_kvm_protocol::handover::HandoverRule;
 use soft_kvm_security::tls;
 
+use crate::clipboard;
 use crate::context::{Context, lock};
 use crate::control::{listener, local, metrics_http};
 use crate::front::Front;
@@ -227,6 +228,8 @@ impl Network {
                     }
                     let rule = handover_rule(&story);
                     context.sinks().turns.set_rule(rule);
+                    let clipboard = clipboard::rule(story.control().clipboard);
+                    context.clipboards.set_rule(clipboard);
                     let name = server_name(&story)?;
                     pipeline.set_name(&name.to_string());
                     lock(&context.running).name = name;

@@ -26,6 +26,7 @@ use soft_kvm_service::{Notifier, Request, Signals, console};
 use crate::audit::Audit;
 use crate::broker;
 use crate::cli::RunArgs;
+use crate::clipboard;
 use crate::context::{self, Context, Running};
 use crate::control::local;
 use crate::lan;
@@ -150,6 +151,8 @@ impl Server {
             turns: Arc::default(),
         };
         sinks.turns.set_rule(handover_rule(&story));
+        let clipboards = Arc::clone(&pipeline.clipboards);
+        clipboards.set_rule(clipboard::rule(story.control().clipboard));
         let sessions = Arc::new(Sessions::new(Arc::clone(&pipeline)));
         let socket = Arc::new(bind_media(
             args,
@@ -163,6 +166,7 @@ impl Server {
             peers,
             audit,
             sessions: Arc::clone(&sessions),
+            clipboards,
             metrics,
             lang,
             running: Mutex::new(Running {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod clipboard;
 mod doctor;
 mod faults;
 mod handover;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             security::TESTS,
             roles::TESTS,
             audit::TESTS,
+            clipboard::TESTS,
             keys::TESTS,
             handover::TESTS,
             hostile::TESTS,

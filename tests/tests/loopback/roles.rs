@@ -56,6 +56,9 @@ async def main():
         for request in ['"do":"list"', '"do":"role","client":"pushy","role":"admin"', '"do":"revoke","client":"pushy"']:
             await socket.send('{"type":"clients",' + request + '}')
             await until(["clients"])
+        for request in ['"do":"share"', '"do":"text","text":"pushed"']:
+            await socket.send('{"type":"clipboard",' + request + '}')
+            await until(["clipboard"])
 asyncio.run(main())
 "#;
 
@@ -139,6 +142,8 @@ fn who_may_only_watch_sees_and_moves_nothing(stage: &Stage) -> anyhow::Result<()
         "only admins",
         "only admins",
         "only admins",
+        r#""why":"role""#,
+        r#""why":"role""#,
     ];
     ensure!(answers.len() == expected.len(), "{told}");
     for (answer, expected) in answers.iter().zip(expected) {

@@ -24,6 +24,7 @@ use soft_kvm_security::tls;
 use soft_kvm_service::console;
 
 use super::Connection;
+use crate::clipboard::Sharing;
 use crate::desk::{Desk, ROUTED};
 use crate::remote::Remote;
 use crate::run::{Shared, type_by_itself};
@@ -47,6 +48,9 @@ const SILENCE: Duration = Duration::from_secs(4);
 const DETOUR: usize = 16;
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(300);
+
+/// Shortest time between two texts of the clipboard; the newest goes then.
+const COPY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often the executor shows that it runs.
 const BEAT: Duration = Duration::from_millis(250);
@@ -146,6 +150,7 @@ enum Step {
     Probe,
     Turned,
     Wish(ControlRequest),
+    Copied,
 }
 
 async fn session(
@@ -212,6 +217,12 @@ async fn session(
         *lock(&remote.records) = Some(records.clone());
         *lock(&remote.link) = Some(Arc::clone(media.link()));
     }
+    let offered = welcome.clipboard.filter(|_| controls);
+    let sharing = shared.clipboard.as_ref().zip(offered);
+    let sharing = sharing.map(|(seat, rule)| Sharing::new(seat, remote, rule));
+    if let Some(sharing) = sharing.as_ref().filter(|_| remote.is_shown()) {
+        send(&mut sender, &FromClient::Clipboard(sharing.turned())).await?;
+    }
     shared.status(remote, "");
     let stop = async {
         stopped(shared).await;
@@ -224,7 +235,7 @@ async fn session(
         &welcome.name,
         (&mut sender, &mut receiver),
         (&queued, &detoured),
-        &heard,
+        (&heard, sharing.as_ref()),
     )
     .or(silence(&heard, media.link()))
     .or(stop);
@@ -315,8 +326,9 @@ async fn converse(
         &async_channel::Receiver<Vec<u8>>,
         &async_channel::Receiver<Vec<u8>>,
     ),
-    heard: &Cell<MonoTime>,
+    (heard, sharing): (&Cell<MonoTime>, Option<&Sharing<'_>>),
 ) -> anyhow::Result<()> {
+    let mut next_copied = std::time::Instant::now();
     let mut clock_estimate = ClockEstimator::new();
     let mut probes = 0;
     let mut bytes_before = (clock::now(), lock(&remote.stats).received().bytes);
@@ -350,8 +362,13 @@ async fn converse(
                 Err(_) => std::future::pending().await,
             }
         };
+        let copied = async {
+            Timer::at(next_copied).await;
+            remote.copied.woken().await;
+            Step::Copied
+        };
         let next = incoming.or(record).or(detour).or(turned).or(wish);
-        match next.or(probe).await {
+        match next.or(probe).or(copied).await {
             Step::Incoming(None) => return Ok(()),
             Step::Incoming(Some(message)) => {
                 let arrived = clock::now();
@@ -366,6 +383,11 @@ async fn converse(
                             }
                         }
                         Ok(FromServer::Bye {}) => return Ok(()),
+                        Ok(FromServer::Clipboard(news)) => {
+                            if let Some(sharing) = sharing {
+                                sharing.heard(news);
+                            }
+                        }
                         Ok(message) => told(shared, remote, message),
                         Err(error) => {
                             tracing::warn!(%error, "a message of the server is not understood")
@@ -386,8 +408,22 @@ async fn converse(
             }
             Step::Record(record) => sender.send(Message::binary(record)).await?,
             Step::Wish(wish) => send(sender, &FromClient::Control(wish)).await?,
-            Step::Turned if remote.is_shown() => watch(shared, remote, sender, name).await?,
-            Step::Turned => send(sender, &FromClient::Unwatch {}).await?,
+            Step::Turned => {
+                if remote.is_shown() {
+                    watch(shared, remote, sender, name).await?;
+                } else {
+                    send(sender, &FromClient::Unwatch {}).await?;
+                }
+                if let Some(sharing) = sharing {
+                    send(sender, &FromClient::Clipboard(sharing.turned())).await?;
+                }
+            }
+            Step::Copied => {
+                if let Some(copied) = sharing.and_then(Sharing::unsent) {
+                    next_copied = std::time::Instant::now() + COPY_PAUSE;
+                    send(sender, &FromClient::Clipboard(copied)).await?;
+                }
+            }
             Step::Probe => {
                 let now = clock::now();
                 probes += 1;
@@ -470,6 +506,7 @@ fn told(shared: &Shared, remote: &Remote, message: FromServer) {
         FromServer::Control { state } => {
             let news = lock(&remote.desk).set(state, clock::now(), shared.lang);
             shared.show_desk(remote);
+            remote.copied.wake();
             if let Some(text) = news {
                 console::err(format!("soft-kvm-client: {}: {text}", remote.target.text));
             }

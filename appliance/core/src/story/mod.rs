@@ -32,8 +32,9 @@ pub use folder::MAX_FILE;
 pub use graph::Node;
 pub use id::{NodeId, RootId};
 pub use params::{
-    CaptureDriver, CaptureParams, ControlParams, DiscoveryParams, EncoderDriver, HandoverMode,
-    InputDriver, InputParams, Kind, MetricsParams, Params, RtpParams, TestcardContent, VideoParams,
+    CaptureDriver, CaptureParams, ClipboardMode, ControlParams, DiscoveryParams, EncoderDriver,
+    HandoverMode, InputDriver, InputParams, Kind, MetricsParams, Params, RtpParams,
+    TestcardContent, VideoParams,
 };
 
 use std::fmt::Write as _;

@@ -56,6 +56,20 @@ choice! {
 }
 
 choice! {
+    /// Which ways the clipboard's text goes.
+    ClipboardMode {
+        /// None.
+        Off = "off",
+        /// Both.
+        Both = "both",
+        /// From the operators to the server only.
+        ToServer = "to-server",
+        /// From the server to the operators only.
+        FromServer = "from-server",
+    }
+}
+
+choice! {
     /// What the test card shows.
     TestcardContent {
         /// Text being typed: little changes.
@@ -233,6 +247,8 @@ pub struct ControlParams {
     pub deny: Vec<IpPrefix>,
     /// When keyboard and mouse go over without a word.
     pub handover: HandoverMode,
+    /// Which ways the clipboard of an X display goes.
+    pub clipboard: ClipboardMode,
     /// evdev device of the button that opens pairing: its node, or its name; no button if `None`.
     pub pair_button: Option<String>,
     /// The button's key, e.g. `KEY_CONFIG`; `KEY_WPS_BUTTON` if `None`.
@@ -267,6 +283,7 @@ impl ControlParams {
             allow: reader.prefixes("allow"),
             deny: reader.prefixes("deny"),
             handover: reader.choice("handover", HandoverMode::Still),
+            clipboard: reader.choice("clipboard", ClipboardMode::Both),
             pair_button: reader.text("pair_button"),
             pair_key: reader.parsed("pair_key", key, |text| {
                 let known = text.starts_with("KEY_") || text.starts_with("BTN_");

@@ -83,6 +83,17 @@ pub enum Event {
         /// Its key.
         key: String,
     },
+    /// A copied text was passed on.
+    Clipboard {
+        /// The name for people of the client that it came from or went to.
+        client: String,
+        /// Its key.
+        key: String,
+        /// Which way: `to-server`, `from-server`.
+        way: &'static str,
+        /// How long it was; what it was is kept nowhere.
+        bytes: usize,
+    },
     /// A code was asked for.
     PairingOpened {
         /// The role that was named for the next client.

@@ -1,6 +1,7 @@
 //! The control plane: one TCP port, TLS 1.3, HTTP/1.1 with WebSocket upgrades, on the `control` thread.
 
 pub(crate) mod clients;
+mod clipboard;
 mod door;
 pub mod listener;
 pub mod local;

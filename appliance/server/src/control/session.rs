@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use async_io::Timer;
@@ -14,6 +14,7 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_monitoring::ConnectStage;
 use soft_kvm_platform::os::clock;
 
+use soft_kvm_protocol::clipboard::ClipboardNews;
 use soft_kvm_protocol::control::{FromClient, FromServer, PROTOCOL_VERSION, Ssrcs, Welcome};
 use soft_kvm_protocol::liveness::LastHeard;
 use soft_kvm_protocol::media::SrtpKeys;
@@ -23,6 +24,7 @@ use soft_kvm_security::policy::By;
 use soft_kvm_security::{Fingerprint, lan, tls};
 
 use super::clients;
+use super::clipboard::{self, Share};
 use super::websocket::{Socket, Tls};
 use crate::audit;
 use crate::context::Context;
@@ -125,6 +127,7 @@ pub(super) async fn run(
         sink: context.sinks().kind().to_owned(),
         role: Some(peer.role),
         routed: story.control().allow_routed,
+        clipboard: clipboard::offered(context, peer.role),
     };
     send(&mut socket, &FromServer::Welcome(welcome)).await?;
     context
@@ -183,6 +186,7 @@ impl Drop for Member<'_> {
 enum Step {
     Incoming(Option<Result<Message, async_tungstenite::tungstenite::Error>>),
     Outgoing(Result<Outgoing, async_channel::RecvError>),
+    Clipboard(ClipboardNews),
 }
 
 /// Ends when the client is gone, also while a message waits for room in the socket; its last message came at `heard` (monotonic
@@ -207,14 +211,26 @@ async fn converse(
     context: &Arc<Context>,
     heard: &AtomicU64,
 ) -> anyhow::Result<()> {
+    let (news, waiting) = async_channel::bounded(1);
+    let mut share = Share::new(context, session, news);
+    let mut next_copied = Instant::now();
     loop {
         let incoming = async { Step::Incoming(receiver.next().await) };
         let queued = async { Step::Outgoing(outgoing.recv().await) };
+        let (at, waiting) = (next_copied, &waiting);
+        let copied = async move {
+            Timer::at(at).await;
+            match waiting.recv().await {
+                Ok(news) => Step::Clipboard(news),
+                // Never closed: `share` has the other end.
+                Err(_) => std::future::pending().await,
+            }
+        };
         // A session that was cut has nothing more to say, and is told why.
         let step = if session.gate.is_shut() {
             queued.await
         } else {
-            incoming.or(queued).await
+            incoming.or(queued).or(copied).await
         };
         match step {
             Step::Incoming(None) => return Ok(()),
@@ -271,6 +287,7 @@ async fn converse(
                                     .tell(Outgoing::Message(FromServer::ControlAnswer { answer }));
                                 context.record_handovers();
                             }
+                            FromClient::Clipboard(request) => share.take(request),
                             FromClient::Bye {} => return Ok(()),
                             _ => bail!("a message out of turn"),
                         }
@@ -291,6 +308,13 @@ async fn converse(
                 sender
                     .send(Message::text(serde_json::to_string(&message)?))
                     .await?;
+            }
+            Step::Clipboard(news) => {
+                next_copied = Instant::now() + clipboard::PAUSE;
+                if let Some(news) = share.passes(news) {
+                    let message = serde_json::to_string(&FromServer::Clipboard(news))?;
+                    sender.send(Message::text(message)).await?;
+                }
             }
             Step::Outgoing(Ok(Outgoing::Record(record))) => {
                 sender.send(Message::binary(record)).await?;

@@ -10,6 +10,7 @@ use soft_kvm_video::source::{SourceError, VideoSource};
 
 use super::Shared;
 use super::testcard::TestCardSource;
+use crate::clipboard::Screen;
 
 /// Opens what the story asks for; `auto` takes the first kind that the machine has.
 pub(super) fn source(
@@ -21,9 +22,15 @@ pub(super) fn source(
     shared.echo_shown.store(shown, Ordering::Relaxed);
     if shown {
         let echo = Arc::clone(&shared.echo);
+        shared.clipboards.captured(Screen::Other);
         return Ok(Box::new(TestCardSource::new(params, echo, shared.name())));
     }
-    probe::open(&choice, params.size, params.fps, params.edid.as_deref())
+    let source = probe::open(&choice, params.size, params.fps, params.edid.as_deref())?;
+    shared.clipboards.captured(match choice {
+        Choice::X11 { display } => Screen::Display(display),
+        _ => Screen::Other,
+    });
+    Ok(source)
 }
 
 fn choose(params: &CaptureParams) -> Result<Choice, SourceError> {

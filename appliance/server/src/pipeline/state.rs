@@ -10,6 +10,8 @@ use soft_kvm_input::echo::EchoState;
 use soft_kvm_video::frame::Frame;
 use soft_kvm_video::slot::NewestSlot;
 
+use crate::clipboard::Clipboards;
+
 /// Frames by stage, since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -38,6 +40,8 @@ pub struct Shared {
     slot: Mutex<Option<Arc<NewestSlot<Frame>>>>,
     /// What the test card shows of the input.
     pub echo: Arc<Mutex<EchoState>>,
+    /// Learns what is captured.
+    pub clipboards: Arc<Clipboards>,
     name: Mutex<String>,
     /// Whether the picture is the test card.
     pub echo_shown: Arc<AtomicBool>,
@@ -81,6 +85,7 @@ impl Shared {
             key_frame: AtomicBool::new(false),
             slot: Mutex::new(None),
             echo,
+            clipboards: Arc::default(),
             name: Mutex::new(name),
             echo_shown: Arc::new(AtomicBool::new(false)),
             counters: Counters::default(),

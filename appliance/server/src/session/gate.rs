@@ -71,8 +71,9 @@ mod tests {
         for role in Role::ALL {
             let gate = Gate::new(role);
             assert_eq!(gate.lets(Act::Inject), role >= Role::Control);
+            assert_eq!(gate.lets(Act::Clipboard), role >= Role::Control);
             gate.shut();
-            let acts = [Act::Inject, Act::Manage];
+            let acts = [Act::Inject, Act::Clipboard, Act::Manage];
             assert!(!acts.into_iter().any(|act| gate.lets(act)));
             assert_eq!(gate.role(), None);
         }

@@ -207,6 +207,19 @@ impl Session {
         }
     }
 
+    /// Its number, which no other session gets.
+    #[must_use]
+    pub fn number(&self) -> SessionId {
+        self.seat.0
+    }
+
+    /// Whether its client has keyboard and mouse now.
+    #[must_use]
+    pub fn has_turn(&self) -> bool {
+        let (number, turns) = &self.seat;
+        turns.has(*number)
+    }
+
     /// How the client's clock relates to ours, as the client measured it.
     pub fn set_clock(&self, clock: ClockOffset) {
         *lock(&self.clock) = Some(clock);

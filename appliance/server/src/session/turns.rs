@@ -10,7 +10,7 @@ use async_channel::{Sender, TrySendError};
 use soft_kvm_core::MonoTime;
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::FromServer;
-use soft_kvm_protocol::handover::{ControlAnswer, ControlRequest, HandoverRule};
+use soft_kvm_protocol::handover::{ControlAnswer, ControlRequest, HandoverRule, Standing};
 use soft_kvm_protocol::input::{DeviceId, HeldKeys, InputEvent};
 use soft_kvm_protocol::pairing::PeerName;
 use soft_kvm_protocol::roles::Role;
@@ -74,6 +74,13 @@ impl Turns {
             self.lock().tell_one(session);
         }
         answer
+    }
+
+    /// Whether this session's client has keyboard and mouse now.
+    #[must_use]
+    pub fn has(&self, session: SessionId) -> bool {
+        let state = self.lock().handover.state_for(session);
+        state.is_some_and(|state| state.you == Standing::Controls)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -260,6 +267,7 @@ mod tests {
         assert_eq!(one.claim(at(0), DEVICE, &DOWN), Claim::Granted);
         let refused = Claim::InUse("one".to_owned());
         assert_eq!(other.claim(at(5_000), DEVICE, &DOWN), refused);
+        assert!(turns.has(one.session) && !turns.has(other.session));
         assert_eq!(one.claim(at(5_100), DEVICE, &UP), Claim::Granted);
         assert_eq!(other.claim(at(5_200), DEVICE, &UP), Claim::Refused);
         assert_eq!(other.claim(at(5_300), DEVICE, &DOWN), Claim::Refused);

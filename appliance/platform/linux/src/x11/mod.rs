@@ -1,12 +1,14 @@
-//! Capture of an X display: MIT-SHM, DAMAGE, and the cursor by XFixes drawn into the picture.
+//! Capture of an X display: MIT-SHM, DAMAGE, and the cursor by XFixes drawn into the picture; and its clipboard.
 //!
 //! `x11rb` allocates a few small replies for each tick; pictures go through shared memory made once.
 
+mod clipboard;
 mod pool;
 mod source;
 
 use soft_kvm_core::FrameRate;
 
+pub use clipboard::{Clipboard, ClipboardEvent, ClipboardOptions};
 pub use source::X11Source;
 
 /// Which display to capture.
