@@ -253,7 +253,6 @@ fn gone(error: ConnectionError) -> String {
     told(error.into())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn told(error: ReplyError) -> String {
     match error {
         ReplyError::ConnectionError(ConnectionError::UnsupportedExtension) => {
