@@ -10,6 +10,7 @@ use soft_kvm_protocol::input::DeviceDescriptor;
 
 use super::{PHYS_PREFIX, UINPUT};
 use crate::broker::{self, Kind};
+use crate::force::{EV_FF, UI_SET_FFBIT};
 
 const fn number(direction: u32, nr: u8, size: u32) -> u32 {
     direction << 30 | size << 16 | (b'U' as u32) << 8 | nr as u32
@@ -90,6 +91,9 @@ impl Node {
         node.set(EV_MSC, UI_SET_MSCBIT, device.misc.iter().copied())?;
         node.set(EV_SW, UI_SET_SWBIT, device.switches.iter().copied())?;
         node.set(EV_LED, UI_SET_LEDBIT, device.leds.iter().copied())?;
+        if let Some(force) = &device.force {
+            node.set(EV_FF, UI_SET_FFBIT, force.codes.iter().copied())?;
+        }
         if device.repeat.is_some() {
             node.call(UI_SET_EVBIT, EV_REP.into())?;
         }
@@ -117,7 +121,10 @@ impl Node {
             product: device.product.0,
             version: device.version.0,
             name: [0; 80],
-            effects: 0,
+            effects: device
+                .force
+                .as_ref()
+                .map_or(0, |force| force.effects.into()),
         };
         let name = DeviceDescriptor::clean_name(&device.name);
         // The kernel wants a zero at the end.
