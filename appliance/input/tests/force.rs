@@ -76,7 +76,7 @@ impl ForceDevice for Fake {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     /// A program on a server does something.
     Program(usize, ForceChange),

@@ -335,22 +335,27 @@ pub(crate) fn follows_the_input() -> anyhow::Result<()> {
     } else {
         [2, 1]
     };
+    pad.wait("both effects", |felt| felt.playing.len() == 2)?;
     holds(order[0])?;
     next()?;
     holds(order[1])?;
-    pad.wait("the short effect not to be played again", |felt| {
-        felt.playing.len() == 1
-    })?;
     next()?;
     holds(order[0])?;
-
-    // A program that is gone has no effect any more.
     let [one, other] = twins;
     let (gone, stays) = if order[0] == 1 {
         (one, other)
     } else {
         (other, one)
     };
+    // Behind all that was to be done at the switch.
+    gone.set_ff_gain(0x1111)?;
+    pad.wait("the gain", |felt| felt.gain == Some(0x1111))?;
+    ensure!(
+        pad.felt().playing.len() == 1,
+        "the short effect was played again"
+    );
+
+    // A program that is gone has no effect any more.
     drop(gone);
     pad.wait_rest()?;
     next()?;

@@ -7,6 +7,7 @@ use std::path::Path;
 use evdevil::Evdev;
 use evdevil::event::{EventType as RawType, InputEvent as RawEvent};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::ioctl::ioctl_num_type;
 use soft_kvm_input::force::{ForceDevice, LocalEffect};
 use soft_kvm_protocol::input::codes::ff;
 use soft_kvm_protocol::input::{Effect, ForceAbilities, MAX_EFFECTS};
@@ -14,8 +15,8 @@ use soft_kvm_protocol::input::{Effect, ForceAbilities, MAX_EFFECTS};
 use super::EV_FF;
 use super::abi::RawEffect;
 
-const EVIOCSFF: u32 = 1 << 30 | (size_of::<RawEffect>() as u32) << 16 | (b'E' as u32) << 8 | 0x80;
-const EVIOCRMFF: u32 = 1 << 30 | 4 << 16 | (b'E' as u32) << 8 | 0x81;
+const EVIOCSFF: ioctl_num_type = nix::request_code_write!(b'E', 0x80, size_of::<RawEffect>());
+const EVIOCRMFF: ioctl_num_type = nix::request_code_write!(b'E', 0x81, size_of::<i32>());
 
 /// What of a device's force feedback can be passed on; none if it may only be read.
 pub(crate) fn abilities(device: &Evdev) -> io::Result<Option<ForceAbilities>> {
@@ -61,9 +62,9 @@ impl Hardware {
         Ok(Self(device))
     }
 
-    fn call(&self, request: u32, argument: usize) -> io::Result<()> {
+    fn call(&self, request: ioctl_num_type, argument: usize) -> io::Result<()> {
         // SAFETY: the callers pass what each request takes: the address of a live effect, or a number.
-        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), request.into(), argument) };
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) };
         if done < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -7,7 +7,7 @@ mod requests;
 
 pub use hardware::Hardware;
 pub(crate) use hardware::{abilities, stop_all};
-pub(crate) use requests::{UI_SET_FFBIT, answer_erase, answer_upload};
+pub(crate) use requests::{answer_erase, answer_upload};
 
 /// `EV_FF`.
 pub(crate) const EV_FF: u16 = 0x15;

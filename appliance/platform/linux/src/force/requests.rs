@@ -4,19 +4,17 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::sys::ioctl::ioctl_num_type;
 use soft_kvm_protocol::input::{Effect, EffectId};
 
 use super::abi::RawEffect;
 
-const fn number(direction: u32, nr: u8, size: usize) -> u32 {
-    direction << 30 | (size as u32) << 16 | (b'U' as u32) << 8 | nr as u32
-}
-
-pub(crate) const UI_SET_FFBIT: u32 = number(1, 107, 4);
-const UI_BEGIN_FF_UPLOAD: u32 = number(3, 200, size_of::<Upload>());
-const UI_END_FF_UPLOAD: u32 = number(1, 201, size_of::<Upload>());
-const UI_BEGIN_FF_ERASE: u32 = number(3, 202, size_of::<Erase>());
-const UI_END_FF_ERASE: u32 = number(1, 203, size_of::<Erase>());
+const UI_BEGIN_FF_UPLOAD: ioctl_num_type =
+    nix::request_code_readwrite!(b'U', 200, size_of::<Upload>());
+const UI_END_FF_UPLOAD: ioctl_num_type = nix::request_code_write!(b'U', 201, size_of::<Upload>());
+const UI_BEGIN_FF_ERASE: ioctl_num_type =
+    nix::request_code_readwrite!(b'U', 202, size_of::<Erase>());
+const UI_END_FF_ERASE: ioctl_num_type = nix::request_code_write!(b'U', 203, size_of::<Erase>());
 
 /// `struct uinput_ff_upload`.
 #[repr(C)]
@@ -69,11 +67,11 @@ pub(crate) fn answer_erase(device: BorrowedFd<'_>, request: u32) -> io::Result<O
 }
 
 /// `argument` is what the request takes.
-fn call<T>(device: BorrowedFd<'_>, request: u32, argument: &mut T) -> io::Result<()> {
+fn call<T>(device: BorrowedFd<'_>, request: ioctl_num_type, argument: &mut T) -> io::Result<()> {
     let address = std::ptr::from_mut(argument);
     // SAFETY: the address is that of a live structure of the size in the request's number, as the callers above pair them;
     // the kernel reads and writes no more of it, and any bytes are a value of its integers.
-    let done = unsafe { libc::ioctl(device.as_raw_fd(), request.into(), address) };
+    let done = unsafe { libc::ioctl(device.as_raw_fd(), request, address) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -86,7 +84,6 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_kernel() {
-        assert_eq!(UI_SET_FFBIT, 0x4004_556b);
         assert_eq!(
             [UI_BEGIN_FF_ERASE, UI_END_FF_ERASE],
             [0xc00c_55ca, 0x400c_55cb]

@@ -10,7 +10,7 @@ use soft_kvm_protocol::input::DeviceDescriptor;
 
 use super::{PHYS_PREFIX, UINPUT};
 use crate::broker::{self, Kind};
-use crate::force::{EV_FF, UI_SET_FFBIT};
+use crate::force::EV_FF;
 
 const fn number(direction: u32, nr: u8, size: u32) -> u32 {
     direction << 30 | size << 16 | (b'U' as u32) << 8 | nr as u32
@@ -27,6 +27,7 @@ const UI_SET_KEYBIT: u32 = int(101);
 const UI_SET_RELBIT: u32 = int(102);
 const UI_SET_MSCBIT: u32 = int(104);
 const UI_SET_LEDBIT: u32 = int(105);
+const UI_SET_FFBIT: u32 = int(107);
 const UI_SET_PHYS: u32 = number(1, 108, POINTER);
 const UI_SET_SWBIT: u32 = int(109);
 const UI_SET_PROPBIT: u32 = int(110);
@@ -218,6 +219,7 @@ mod tests {
                 0x4004_5569
             ]
         );
+        assert_eq!(UI_SET_FFBIT, 0x4004_556b);
         assert_eq!([UI_SET_SWBIT, UI_SET_PROPBIT], [0x4004_556d, 0x4004_556e]);
         #[cfg(target_pointer_width = "64")]
         assert_eq!(UI_SET_PHYS, 0x4008_556c);
