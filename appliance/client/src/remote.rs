@@ -70,15 +70,9 @@ impl Remote {
         self.passes_force.store(passes, Ordering::Release);
     }
 
-    /// The record that tells this server of a device: without force feedback, if it would not know what that is.
+    /// The record that tells this server of a device.
     pub(crate) fn announcement(&self, device: &DeviceDescriptor) -> Vec<u8> {
-        let mut device = Box::new(device.clone());
-        if !self.passes_force.load(Ordering::Acquire) {
-            device.force = None;
-        }
-        let mut message = Vec::new();
-        Record::DeviceAdd(device).encode(&mut message);
-        message
+        announcement(device, self.passes_force.load(Ordering::Acquire))
     }
 
     /// Whether this server's picture is the one that is shown, recorded and measured.
@@ -92,5 +86,43 @@ impl Remote {
             // One that is waiting already is enough.
             let _ = self.turned.0.try_send(());
         }
+    }
+}
+
+/// Without force feedback for a server that would not know what that is, and refuse the device.
+fn announcement(device: &DeviceDescriptor, passes_force: bool) -> Vec<u8> {
+    let mut device = Box::new(device.clone());
+    if !passes_force {
+        device.force = None;
+    }
+    let mut message = Vec::new();
+    Record::DeviceAdd(device).encode(&mut message);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use soft_kvm_protocol::input::ForceAbilities;
+    use soft_kvm_protocol::input::codes::ff;
+
+    use super::*;
+
+    #[test]
+    fn servers_from_before_force_feedback_are_told_of_a_device_without() {
+        let without = DeviceDescriptor {
+            name: "gamepad".to_owned(),
+            ..DeviceDescriptor::default()
+        };
+        let with = DeviceDescriptor {
+            force: ForceAbilities::passed(4, [ff::RUMBLE]),
+            ..without.clone()
+        };
+        let told = |device, passes| match Record::parse(&announcement(device, passes)) {
+            Ok(Record::DeviceAdd(device)) => *device,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(&with, true), with);
+        assert_eq!(told(&with, false), without);
+        assert_eq!(announcement(&with, false), announcement(&without, true));
     }
 }
