@@ -153,6 +153,9 @@ pub struct Welcome {
     /// The server also talks to clients beyond its own network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub routed: bool,
+    /// Devices may be announced with force feedback, which is passed on from the programs there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Synchronization sources of one session.
