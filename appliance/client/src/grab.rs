@@ -9,12 +9,15 @@ use anyhow::{Context as _, bail};
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::{Action, Binding, EdgeRule, InputSource, Place, SourceEvent, Waker};
 use soft_kvm_platform::os::evdev::{self, EvdevSource, Guard, Release, STALL, Selection};
+use soft_kvm_platform::os::force::Hardware;
 use soft_kvm_platform::os::seat::Seat;
 use soft_kvm_platform::os::thread::{Urgency, prioritise};
 use soft_kvm_platform::os::{clock, confine};
-use soft_kvm_protocol::input::{DeviceId, LedState, Record};
+use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, LedState, Record};
 use soft_kvm_service::console;
 
+use crate::force::ForceThread;
+use crate::remote::Remote;
 use crate::run::Shared;
 use crate::session::outputs::lock;
 use crate::steer::{Outcome, Steering, Turn};
@@ -45,6 +48,8 @@ pub(crate) struct Grab {
     shared: Arc<Shared>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
+    /// Dropped last: a slow device keeps no keyboard.
+    _force: ForceThread,
 }
 
 impl Grab {
@@ -103,6 +108,7 @@ impl Grab {
             next_beat: Instant::now(),
             shared: Arc::clone(&shared),
         };
+        let force = ForceThread::start(&shared.force)?;
         let thread = std::thread::Builder::new()
             .name("input".into())
             .spawn(move || worker.run())?;
@@ -110,6 +116,7 @@ impl Grab {
             shared,
             waker,
             thread: Some(thread),
+            _force: force,
         })
     }
 }
@@ -161,9 +168,10 @@ impl Worker {
                 // Dropping the source gives everything back.
                 tracing::error!("{error:#}: input devices are given back");
                 self.steering.give_back(clock::now());
-                return;
+                break;
             }
         }
+        self.shared.force.set_place(None);
     }
 
     fn step(&mut self) -> anyhow::Result<()> {
@@ -173,6 +181,7 @@ impl Worker {
             self.guard.beat().context("the guard process has ended")?;
             self.look_at_seat();
             self.steering.look_at_screen();
+            self.tell_force();
         }
         if self.deadline.is_some_and(|end| Instant::now() >= end) {
             self.deadline = None;
@@ -219,8 +228,7 @@ impl Worker {
             } => {
                 tracing::info!(path, %class, name = device.name, "input device");
                 steering.add_device(device);
-                lock(&shared.devices).push(device.clone());
-                tell(shared, &Record::DeviceAdd(Box::new(device.clone())));
+                added(shared, device.clone(), path);
             }
             SourceEvent::Grabbed(device) => {
                 tracing::info!(%device, "taken");
@@ -240,6 +248,7 @@ impl Worker {
         if moved {
             self.source.repeat_state();
             self.hold(self.held && self.steering.link().is_some());
+            self.tell_force();
             self.steering.tell_place();
         }
         if taken && let Some(trial) = self.trial.take() {
@@ -261,10 +270,20 @@ impl Worker {
             return;
         }
         self.held = wanted;
+        self.tell_force();
         self.source.set_grabbed(wanted);
         if !wanted && let Some(link) = self.steering.link() {
             self.steering.let_go(&link, clock::now());
         }
+    }
+
+    /// Says whose programs the devices may be moved by: those of the server that has them.
+    fn tell_force(&self) {
+        let place = match self.steering.place() {
+            Place::Server(index) if self.held => Some(index),
+            _ => None,
+        };
+        self.shared.force.set_place(place);
     }
 
     /// What the guard did while this thread did not run.
@@ -343,23 +362,39 @@ impl Worker {
     }
 }
 
+/// Announces a device to every server; what connects later finds it in `devices`.
+fn added(shared: &Shared, mut device: DeviceDescriptor, path: &str) {
+    if let Some(abilities) = device.force.clone() {
+        match Hardware::open(path.as_ref()) {
+            Ok(hardware) => shared.force.arrived(device.id, abilities, hardware),
+            Err(error) => {
+                tracing::warn!(path, %error, "no force feedback");
+                device.force = None;
+            }
+        }
+    }
+    lock(&shared.devices).push(device.clone());
+    tell(shared, |remote| remote.announcement(&device));
+}
+
 fn removed(shared: &Shared, device: DeviceId) {
     lock(&shared.devices).retain(|known| known.id != device);
+    shared.force.gone(device);
     for remote in &shared.remotes {
         if let Some(link) = remote.link() {
             link.remove_device(clock::now(), device);
         }
     }
-    tell(shared, &Record::DeviceRemove(device));
+    let mut message = Vec::new();
+    Record::DeviceRemove(device).encode(&mut message);
+    tell(shared, |_| message.clone());
 }
 
-/// Sends a record on every control channel that there is; what is announced later is in `devices`.
-fn tell(shared: &Shared, record: &Record) {
-    let mut message = Vec::new();
-    record.encode(&mut message);
+/// Sends each server its record on the control channels that there are.
+fn tell(shared: &Shared, record: impl Fn(&Remote) -> Vec<u8>) {
     for remote in &shared.remotes {
         if let Some(records) = lock(&remote.records).as_ref()
-            && records.try_send(message.clone()).is_err()
+            && records.try_send(record(remote)).is_err()
         {
             tracing::warn!("the control channel is full: the connection is made anew");
             records.close();

@@ -7,6 +7,7 @@ mod control;
 mod desk;
 pub mod devices;
 pub mod doctor;
+mod force;
 mod grab;
 pub mod keys_cmd;
 pub mod record;

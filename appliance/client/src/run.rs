@@ -23,6 +23,7 @@ use crate::cli::{ConnectArgs, ControlCommand, TargetArgs, ViewKind};
 use crate::clipboard;
 use crate::control::Connection;
 use crate::control::target::Target;
+use crate::force;
 use crate::grab::{Grab, GrabOptions};
 use crate::record::RecordThread;
 use crate::remote::Remote;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) grabs: bool,
     /// Devices that every server has to know of, announced at every connection.
     pub(crate) devices: Mutex<Vec<DeviceDescriptor>>,
+    /// What the grabbed devices are to be felt doing.
+    pub(crate) force: Arc<force::Inbox>,
     /// When the thread that keeps the connections ran last, in nanoseconds of our clock.
     pub(crate) control_seen: AtomicU64,
     pub(crate) stopped: AtomicBool,
@@ -257,6 +260,7 @@ fn run(
         .map(|hz| (hz, Arc::new(Mutex::new(InputProbe::default()))));
     outputs.probe = probe.as_ref().map(|(_, probe)| Arc::clone(probe));
     let viewport = outputs.viewport.clone();
+    let force = Arc::new(force::Inbox::default());
     let remotes: anyhow::Result<Vec<_>> = args
         .servers
         .iter()
@@ -266,6 +270,7 @@ fn run(
             Ok(Arc::new(Remote::new(
                 target,
                 index == 0 && typist.is_none(),
+                force::Server::new(Arc::clone(&force), index),
             )))
         })
         .collect();
@@ -290,6 +295,7 @@ fn run(
         clipboard,
         grabs: grab.is_some(),
         devices: Mutex::new(Vec::new()),
+        force,
         control_seen: AtomicU64::new(clock::now().as_nanos()),
         stopped: AtomicBool::new(false),
         stop: async_channel::bounded(1),

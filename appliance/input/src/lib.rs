@@ -8,6 +8,7 @@
 pub mod chord;
 pub mod echo;
 pub mod edge;
+pub mod force;
 pub mod hid;
 pub mod ledger;
 pub mod pacing;

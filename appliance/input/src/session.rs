@@ -7,6 +7,7 @@ use soft_kvm_protocol::input::{
     InputReceiver, LedState, MAX_DEVICES, MAX_EVENTS, Received, Record,
 };
 
+use crate::force::Outbox;
 use crate::ledger::Ledger;
 use crate::pacing::{Paced, Pacer};
 use crate::sink::{InputSink, SinkError, SinkFeedback};
@@ -42,6 +43,7 @@ struct Target<S: InputSink> {
     ledger: Ledger,
     pacer: Pacer,
     known: Vec<Known>,
+    force: Outbox,
     now: MonoTime,
     events: Vec<InputEvent>,
     /// A part of a report was written without its end.
@@ -87,6 +89,7 @@ impl<S: InputSink> TargetSession<S> {
                 ledger: Ledger::default(),
                 pacer: Pacer::new(),
                 known: Vec::new(),
+                force: Outbox::default(),
                 now: MonoTime::ZERO,
                 events: Vec::with_capacity(MAX_EVENTS),
                 unfinished: false,
@@ -163,7 +166,7 @@ impl<S: InputSink> TargetSession<S> {
 
     /// Asks the sink what the target said; `each` gets the records to send. LEDs go with the next acknowledgement too.
     pub fn poll_feedback(&mut self, mut each: impl FnMut(Record)) {
-        let known = &mut self.target.known;
+        let (known, force) = (&mut self.target.known, &mut self.target.force);
         self.target
             .sink
             .poll_feedback(&mut |feedback| match feedback {
@@ -174,12 +177,18 @@ impl<S: InputSink> TargetSession<S> {
                     each(Record::Leds(device, leds));
                 }
                 SinkFeedback::Repeat(device, repeat) => each(Record::Repeat(device, repeat)),
+                SinkFeedback::Force(device, change) => force.push(device, change),
             });
         let all = known.iter().fold(LedState::default(), |all, one| LedState {
             known: all.known | one.leds.known,
             lit: all.lit | one.leds.lit,
         });
         self.receiver.set_leds(all);
+    }
+
+    /// Gives `each` the records of force feedback that may be sent now, at most `room`; what is left waits for the next call.
+    pub fn poll_force(&mut self, now: MonoTime, room: usize, each: impl FnMut(Record)) {
+        self.target.force.poll(now, room, each);
     }
 
     /// Writes an acknowledgement datagram, if one is due; `now` is read after the events were applied.
@@ -271,6 +280,9 @@ impl<S: InputSink> Target<S> {
             self.ledger.add_device(device.id);
             self.ledger.add_springs(device);
             self.pacer.add_device(device.id);
+            if device.force.is_some() {
+                self.force.add_device(device.id);
+            }
         }
         result
     }
@@ -284,6 +296,7 @@ impl<S: InputSink> Target<S> {
         });
         self.sink.remove_device(device);
         self.pacer.remove_device(device);
+        self.force.remove_device(device);
         if let Some(known) = self.known.iter_mut().find(|known| known.device == device) {
             known.live = false;
             known.leds = LedState::default();

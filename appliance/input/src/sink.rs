@@ -1,7 +1,9 @@
 //! Where input goes on the target: uinput, a USB gadget, the test card's echo.
 
 use soft_kvm_core::MonoTime;
-use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, InputEvent, LedState, Repeat};
+use soft_kvm_protocol::input::{
+    DeviceDescriptor, DeviceId, ForceChange, InputEvent, LedState, Repeat,
+};
 
 /// Why a sink can't do something.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,8 @@ pub enum SinkFeedback {
     Leds(DeviceId, LedState),
     /// Its auto-repeat now.
     Repeat(DeviceId, Repeat),
+    /// What its force feedback is to do.
+    Force(DeviceId, ForceChange),
 }
 
 /// A place where input arrives as if its devices were plugged in there.

@@ -158,6 +158,9 @@ pub struct Welcome {
     /// The server also talks to clients beyond its own network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub routed: bool,
+    /// Devices may be announced with force feedback, which is passed on from the programs there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// Which ways the clipboard goes for this client; none if left out, as by servers before clipboards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clipboard: Option<ClipboardRule>,

@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use soft_kvm_core::MonoTime;
 use soft_kvm_protocol::input::datagram::{Ack, DatagramWriter, InputDatagram};
 use soft_kvm_protocol::input::device::{Bus, DeviceVersion, Product, Vendor};
+use soft_kvm_protocol::input::force::{Condition, Envelope, Resistance, Waveform};
 use soft_kvm_protocol::input::{
-    AbsoluteAxis, DeviceDescriptor, DeviceId, EventType, HeldKeys, InputEvent, KeyCode, LedState,
-    MessageKind, Record, Repeat, message_kind,
+    AbsoluteAxis, DeviceDescriptor, DeviceId, Effect, EffectId, EffectKind, EventType,
+    ForceAbilities, ForceChange, HeldKeys, InputEvent, KeyCode, LedState, MessageKind, Record,
+    Repeat, message_kind,
 };
 
 #[test]
@@ -25,15 +27,25 @@ fn every_vector_in_both_directions() {
         let meaning = &vector["message"];
         assert_eq!(&decode(&bytes), meaning, "{}", path.display());
         assert_eq!(encode(meaning), bytes, "{}", path.display());
+        // What is left of a device without its force feedback is a device that has none.
+        let mut without = meaning.clone();
+        without.as_object_mut().expect("an object").remove("force");
+        let whole = (meaning["kind"] == "device_added").then(|| encode(&without).len());
         for cut in 0..bytes.len() {
-            assert!(!parses(&bytes[..cut]), "{} cut at {cut}", path.display());
+            let parses = parses(&bytes[..cut]);
+            assert_eq!(
+                parses,
+                whole == Some(cut),
+                "{} cut at {cut}",
+                path.display()
+            );
         }
         let mut other = bytes.clone();
         other[0] = 2;
         assert!(!parses(&other), "{} of another version", path.display());
         count += 1;
     }
-    assert!(count >= 10, "only {count} vectors");
+    assert!(count >= 20, "only {count} vectors");
 }
 
 fn from_hex(text: &str) -> Vec<u8> {
@@ -114,7 +126,7 @@ fn decode_record(record: &Record) -> Value {
             let repeat = device
                 .repeat
                 .map(|repeat| json!({"delay_ms": repeat.delay_ms, "period_ms": repeat.period_ms}));
-            json!({
+            let mut added = json!({
                 "kind": "device_added", "id": device.id.0, "bus": device.bus.0,
                 "vendor": device.vendor.0, "product": device.product.0,
                 "version": device.version.0, "name": device.name,
@@ -122,7 +134,11 @@ fn decode_record(record: &Record) -> Value {
                 "relative": device.relative, "absolute": axes, "misc": device.misc,
                 "switches": device.switches, "leds": device.leds,
                 "properties": device.properties, "repeat": repeat,
-            })
+            });
+            if let Some(force) = &device.force {
+                added["force"] = json!({"effects": force.effects, "codes": force.codes});
+            }
+            added
         }
         Record::DeviceRemove(id) => json!({"kind": "device_removed", "id": id.0}),
         Record::Leds(id, leds) => {
@@ -131,8 +147,73 @@ fn decode_record(record: &Record) -> Value {
         Record::Repeat(id, repeat) => json!({
             "kind": "repeat", "id": id.0, "delay_ms": repeat.delay_ms, "period_ms": repeat.period_ms,
         }),
+        Record::Force(id, change) => decode_force(id.0, change),
         other => panic!("{other:?} has no vector"),
     }
+}
+
+fn decode_force(id: u16, change: &ForceChange) -> Value {
+    let effect = match change {
+        ForceChange::Upload(effect) => effect,
+        ForceChange::Erase(effect) => {
+            return json!({"kind": "effect_erased", "id": id, "effect": effect.number()});
+        }
+        ForceChange::Play(effect, count) => {
+            return json!({
+                "kind": "effect_played", "id": id, "effect": effect.number(), "count": count,
+            });
+        }
+        ForceChange::Gain(value) => {
+            return json!({"kind": "force_strength", "id": id, "setting": 0x60, "value": value});
+        }
+        ForceChange::AutoCentre(value) => {
+            return json!({"kind": "force_strength", "id": id, "setting": 0x61, "value": value});
+        }
+    };
+    let envelope = |envelope: Envelope| {
+        json!({
+            "attack_length": envelope.attack_length, "attack_level": envelope.attack_level,
+            "fade_length": envelope.fade_length, "fade_level": envelope.fade_level,
+        })
+    };
+    let force = match effect.kind {
+        EffectKind::Rumble { strong, weak } => {
+            json!({"type": "rumble", "strong": strong, "weak": weak})
+        }
+        EffectKind::Constant { level, envelope: e } => {
+            json!({"type": "constant", "level": level, "envelope": envelope(e)})
+        }
+        EffectKind::Ramp {
+            start,
+            end,
+            envelope: e,
+        } => json!({"type": "ramp", "start": start, "end": end, "envelope": envelope(e)}),
+        EffectKind::Periodic {
+            waveform,
+            period,
+            magnitude,
+            offset,
+            phase,
+            envelope: e,
+        } => json!({
+            "type": "periodic", "waveform": waveform.code(), "period": period,
+            "magnitude": magnitude, "offset": offset, "phase": phase, "envelope": envelope(e),
+        }),
+        EffectKind::Resistance(kind, axes) => json!({
+            "type": kind.code(),
+            "axes": axes.map(|axis| json!({
+                "right_saturation": axis.right_saturation, "left_saturation": axis.left_saturation,
+                "right_coefficient": axis.right_coefficient,
+                "left_coefficient": axis.left_coefficient,
+                "dead_band": axis.dead_band, "centre": axis.centre,
+            })),
+        }),
+    };
+    json!({
+        "kind": "effect", "id": id, "effect": effect.id.number(), "direction": effect.direction,
+        "trigger_button": effect.trigger_button, "trigger_interval": effect.trigger_interval,
+        "length": effect.length, "delay": effect.delay, "force": force,
+    })
 }
 
 /// A number of any width.
@@ -227,6 +308,10 @@ fn record(kind: &str, meaning: &Value) -> Record {
             leds: list(&meaning["leds"], number),
             properties: list(&meaning["properties"], number),
             repeat: (!meaning["repeat"].is_null()).then(|| repeat(&meaning["repeat"])),
+            force: meaning.get("force").map(|force| ForceAbilities {
+                effects: number(&force["effects"]),
+                codes: list(&force["codes"], number),
+            }),
         })),
         "device_removed" => Record::DeviceRemove(id),
         "leds" => Record::Leds(
@@ -237,6 +322,84 @@ fn record(kind: &str, meaning: &Value) -> Record {
             },
         ),
         "repeat" => Record::Repeat(id, repeat(meaning)),
+        "effect" => Record::Force(id, ForceChange::Upload(effect(meaning))),
+        "effect_erased" => Record::Force(id, ForceChange::Erase(effect_id(meaning))),
+        "effect_played" => Record::Force(
+            id,
+            ForceChange::Play(effect_id(meaning), number(&meaning["count"])),
+        ),
+        "force_strength" => {
+            let value = number(&meaning["value"]);
+            let gain = meaning["setting"] == 0x60;
+            let change = if gain {
+                ForceChange::Gain(value)
+            } else {
+                ForceChange::AutoCentre(value)
+            };
+            Record::Force(id, change)
+        }
         other => panic!("no record is called {other}"),
+    }
+}
+
+fn effect_id(meaning: &Value) -> EffectId {
+    EffectId::new(number(&meaning["effect"])).expect("below 16")
+}
+
+fn effect(meaning: &Value) -> Effect {
+    let force = &meaning["force"];
+    let envelope = || Envelope {
+        attack_length: number(&force["envelope"]["attack_length"]),
+        attack_level: number(&force["envelope"]["attack_level"]),
+        fade_length: number(&force["envelope"]["fade_length"]),
+        fade_level: number(&force["envelope"]["fade_level"]),
+    };
+    let axis = |index: usize| {
+        let axis = &force["axes"][index];
+        Condition {
+            right_saturation: number(&axis["right_saturation"]),
+            left_saturation: number(&axis["left_saturation"]),
+            right_coefficient: number(&axis["right_coefficient"]),
+            left_coefficient: number(&axis["left_coefficient"]),
+            dead_band: number(&axis["dead_band"]),
+            centre: number(&axis["centre"]),
+        }
+    };
+    let kind = match force["type"].as_str() {
+        Some("rumble") => EffectKind::Rumble {
+            strong: number(&force["strong"]),
+            weak: number(&force["weak"]),
+        },
+        Some("constant") => EffectKind::Constant {
+            level: number(&force["level"]),
+            envelope: envelope(),
+        },
+        Some("ramp") => EffectKind::Ramp {
+            start: number(&force["start"]),
+            end: number(&force["end"]),
+            envelope: envelope(),
+        },
+        Some("periodic") => EffectKind::Periodic {
+            waveform: Waveform::from_code(number(&force["waveform"])).expect("a waveform"),
+            period: number(&force["period"]),
+            magnitude: number(&force["magnitude"]),
+            offset: number(&force["offset"]),
+            phase: number(&force["phase"]),
+            envelope: envelope(),
+        },
+        _ => {
+            let mut kinds = Resistance::ALL.into_iter();
+            let kind = kinds.find(|kind| force["type"] == kind.code());
+            EffectKind::Resistance(kind.expect("a type"), [axis(0), axis(1)])
+        }
+    };
+    Effect {
+        id: effect_id(meaning),
+        direction: number(&meaning["direction"]),
+        trigger_button: number(&meaning["trigger_button"]),
+        trigger_interval: number(&meaning["trigger_interval"]),
+        length: number(&meaning["length"]),
+        delay: number(&meaning["delay"]),
+        kind,
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! A connection is *unfinished* until it has shown a paired key. Each source (an IPv4 address, an IPv6 /64) has a small
 //! number of them and a rate; all together have a larger number, of which the last part is kept for sources that have
-//! shown a paired key before. So a host that floods the port shuts out itself, and not the operators.
+//! shown a paired key before. When the others are all taken, a newcomer displaces the oldest connection of the source
+//! that has most, if that is more than its own. So hosts that flood the port shut out each other, and not an operator who
+//! comes for the first time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -44,7 +46,7 @@ impl Default for Limits {
 /// Why a connection is closed before anything is read from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// All places are taken.
+    /// All places are taken, none by a source that has more of them.
     Total,
     /// This source's places are taken.
     Source,
@@ -93,11 +95,26 @@ struct Account {
     known: bool,
 }
 
+/// A connection at the door; later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// A connection is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entered {
+    /// To be given back by [`Admission::leave`].
+    pub ticket: Ticket,
+    /// Who lost the place to it: close that connection now.
+    pub displaced: Option<Ticket>,
+}
+
 /// The account of everybody at the door.
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
-    unfinished: usize,
+    /// Unfinished connections, oldest first: at most `limits.total`.
+    inside: BTreeMap<Ticket, Source>,
+    next: Ticket,
     accounts: HashMap<Source, Account>,
     refused: u64,
 }
@@ -108,7 +125,8 @@ impl Admission {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            unfinished: 0,
+            inside: BTreeMap::new(),
+            next: Ticket(0),
             accounts: HashMap::new(),
             refused: 0,
         }
@@ -118,7 +136,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Full`]: close it.
-    pub fn enter(&mut self, now: MonoTime, source: Source) -> Result<(), Full> {
+    pub fn enter(&mut self, now: MonoTime, source: Source) -> Result<Entered, Full> {
         let outcome = self.judge(now, source);
         if outcome.is_err() {
             self.refused = self.refused.saturating_add(1);
@@ -126,7 +144,7 @@ impl Admission {
         outcome
     }
 
-    fn judge(&mut self, now: MonoTime, source: Source) -> Result<(), Full> {
+    fn judge(&mut self, now: MonoTime, source: Source) -> Result<Entered, Full> {
         let Limits {
             total,
             reserved,
@@ -155,31 +173,63 @@ impl Admission {
             return Err(Full::Rate);
         }
         account.full_at = now + owed + refill;
-        if account.unfinished >= per_source {
+        let own = account.unfinished;
+        if own >= per_source {
             return Err(Full::Source);
         }
-        if self.unfinished >= open {
-            return Err(Full::Total);
+        let mut displaced = None;
+        if self.inside.len() >= open {
+            let greedy = self.greediest(own).ok_or(Full::Total)?;
+            self.leave(greedy);
+            displaced = Some(greedy);
         }
-        account.unfinished += 1;
-        self.unfinished += 1;
-        Ok(())
+        let ticket = self.next;
+        self.next = Ticket(ticket.0.wrapping_add(1));
+        self.inside.insert(ticket, source);
+        if let Some(account) = self.accounts.get_mut(&source) {
+            account.unfinished += 1;
+        }
+        Ok(Entered { ticket, displaced })
     }
 
-    /// A connection that was let in is finished, or gone. `known` tells that it showed a paired key: its source gets
-    /// the reserved places from now on, at any rate.
-    pub fn leave(&mut self, source: Source, known: bool) {
-        self.unfinished = self.unfinished.saturating_sub(1);
-        if let Some(account) = self.accounts.get_mut(&source) {
+    /// The oldest connection of the unknown source that has most of them, if it has more than `own`.
+    fn greediest(&self, own: usize) -> Option<Ticket> {
+        let mut most = (own, None);
+        for (ticket, source) in &self.inside {
+            let account = self.accounts.get(source);
+            let has = account.filter(|a| !a.known).map_or(0, |a| a.unfinished);
+            if has > most.0 {
+                most = (has, Some(*ticket));
+            }
+        }
+        most.1
+    }
+
+    /// A connection has shown a paired key: its source gets the reserved places from now on, at any rate, and is not
+    /// displaced.
+    pub fn knows(&mut self, ticket: Ticket) {
+        let account = self
+            .inside
+            .get(&ticket)
+            .and_then(|source| self.accounts.get_mut(source));
+        if let Some(account) = account {
+            account.known = true;
+        }
+    }
+
+    /// A connection that was let in is finished, or gone. One that has been displaced has left already.
+    pub fn leave(&mut self, ticket: Ticket) {
+        if let Some(source) = self.inside.remove(&ticket)
+            && let Some(account) = self.accounts.get_mut(&source)
+        {
             account.unfinished = account.unfinished.saturating_sub(1);
-            account.known |= known;
         }
     }
 
     /// Connections that are at the door now.
     #[must_use]
     pub fn unfinished(&self) -> usize {
-        self.unfinished
+        self.inside.len()
     }
 
     /// Connections that were refused so far.
@@ -225,14 +275,21 @@ mod tests {
         MonoTime::from_nanos(1_000_000_000) + Duration::from_millis(millis)
     }
 
+    /// Enters; gives the ticket of a connection that displaced nobody.
+    fn enters(door: &mut Admission, millis: u64, number: u8) -> Ticket {
+        let entered = door.enter(at(millis), host(number)).expect("a place");
+        assert_eq!(entered.displaced, None);
+        entered.ticket
+    }
+
     #[test]
     fn a_host_that_floods_shuts_out_itself_only() {
         let mut door = Admission::new(LIMITS);
         for _ in 0..3 {
-            assert_eq!(door.enter(at(0), host(1)), Ok(()));
+            enters(&mut door, 0, 1);
         }
         assert_eq!(door.enter(at(0), host(1)), Err(Full::Source));
-        assert_eq!(door.enter(at(0), host(2)), Ok(()));
+        enters(&mut door, 0, 2);
         assert_eq!(door.unfinished(), 4);
         assert_eq!(door.refused(), 1);
     }
@@ -241,29 +298,78 @@ mod tests {
     fn a_host_that_connects_and_leaves_without_end_is_slowed_down() {
         let mut door = Admission::new(LIMITS);
         let entered = (0..1_000_u64).filter(|turn| {
-            let entered = door.enter(at(*turn), host(1)).is_ok();
-            if entered {
-                door.leave(host(1), false);
+            let entered = door.enter(at(*turn), host(1));
+            if let Ok(entered) = entered {
+                door.leave(entered.ticket);
             }
-            entered
+            entered.is_ok()
         });
         // The burst, and one for each 100 ms of the second.
         assert!((13..=14).contains(&entered.count()));
-        assert_eq!(door.enter(at(1_000), host(2)), Ok(()));
+        enters(&mut door, 1_000, 2);
     }
 
     #[test]
     fn a_known_host_has_places_when_all_others_are_taken() {
         let mut door = Admission::new(LIMITS);
-        assert_eq!(door.enter(at(0), host(9)), Ok(()));
-        door.leave(host(9), true);
-        for number in 1..=6 {
-            assert_eq!(door.enter(at(1), host(number)), Ok(()));
+        let ticket = enters(&mut door, 0, 9);
+        door.knows(ticket);
+        door.leave(ticket);
+        let first = enters(&mut door, 1, 1);
+        for number in 2..=6 {
+            enters(&mut door, 1, number);
         }
-        assert_eq!(door.enter(at(1), host(7)), Err(Full::Total));
-        assert_eq!(door.enter(at(1), host(9)), Ok(()));
-        assert_eq!(door.enter(at(1), host(9)), Ok(()));
+        enters(&mut door, 1, 9);
+        enters(&mut door, 1, 9);
         assert_eq!(door.enter(at(1), host(9)), Err(Full::Total));
+        assert_eq!(door.unfinished(), 8);
+        // A stranger gets none of the reserved places, and takes none from a known host.
+        let entered = door.enter(at(1), host(7)).expect("a place");
+        assert_eq!(entered.displaced, Some(first));
+        assert_eq!(door.unfinished(), 8);
+    }
+
+    #[test]
+    fn a_newcomer_displaces_the_oldest_connection_of_the_host_with_most() {
+        let mut door = Admission::new(LIMITS);
+        enters(&mut door, 0, 1);
+        let second = enters(&mut door, 1, 2);
+        enters(&mut door, 2, 3);
+        let third = enters(&mut door, 3, 2);
+        enters(&mut door, 4, 2);
+        enters(&mut door, 5, 3);
+        let entered = door.enter(at(6), host(9)).expect("a place");
+        assert_eq!(entered.displaced, Some(second));
+        // It had to go already: leaving again changes nothing.
+        door.knows(second);
+        door.leave(second);
+        assert_eq!(door.unfinished(), 6);
+        // Nobody takes a place from a host that has no more than itself: 1, 9 have one, 2 and 3 two.
+        assert_eq!(door.enter(at(7), host(2)), Err(Full::Total));
+        let entered = door.enter(at(7), host(1)).expect("a place");
+        assert_eq!(entered.displaced, Some(Ticket(2)));
+        assert!(door.inside.contains_key(&third));
+    }
+
+    /// However many places strangers hold, and whatever they try: who comes once gets in, and stays.
+    #[test]
+    fn an_operator_who_comes_for_the_first_time_gets_in_during_a_flood() {
+        let mut door = Admission::new(Limits::default());
+        let mut operator = None;
+        for turn in 0..10_000_u64 {
+            // 20 hosts that hold what they get.
+            let host_number = 100 + u8::try_from(turn % 20).unwrap_or(0);
+            if let Ok(entered) = door.enter(at(turn / 10), host(host_number)) {
+                let displaced = operator.is_some() && entered.displaced == operator;
+                assert!(!displaced, "the operator is displaced");
+            }
+            if turn == 500 {
+                let entered = door.enter(at(turn / 10), host(1)).expect("a place");
+                assert_ne!(entered.displaced, None, "there was no flood");
+                operator = Some(entered.ticket);
+            }
+        }
+        assert!(door.inside.contains_key(&operator.expect("it entered")));
     }
 
     #[test]
@@ -282,21 +388,25 @@ mod tests {
             steps in proptest::collection::vec((0_u8..40, 0_u64..400, any::<bool>(), any::<bool>()), 0..400),
         ) {
             let mut door = Admission::new(LIMITS);
-            let mut inside: Vec<Source> = Vec::new();
+            let mut inside: Vec<(Ticket, Source)> = Vec::new();
             let mut now = 0;
             for (number, later, leaves, known) in steps {
                 now += later;
                 if leaves && !inside.is_empty() {
-                    let source = inside.swap_remove(usize::from(number) % inside.len());
-                    door.leave(source, known);
-                } else if door.enter(at(now), host(number)).is_ok() {
-                    inside.push(host(number));
+                    let (ticket, _) = inside.swap_remove(usize::from(number) % inside.len());
+                    if known {
+                        door.knows(ticket);
+                    }
+                    door.leave(ticket);
+                } else if let Ok(entered) = door.enter(at(now), host(number)) {
+                    inside.retain(|(ticket, _)| Some(*ticket) != entered.displaced);
+                    inside.push((entered.ticket, host(number)));
                 }
                 prop_assert_eq!(door.unfinished(), inside.len());
                 prop_assert!(inside.len() <= LIMITS.total);
                 prop_assert!(door.accounts.len() <= LIMITS.sources);
-                for source in &inside {
-                    let own = inside.iter().filter(|other| *other == source).count();
+                for (_, source) in &inside {
+                    let own = inside.iter().filter(|(_, other)| other == source).count();
                     prop_assert_eq!(door.accounts.get(source).map(|a| a.unfinished), Some(own));
                     prop_assert!(own <= LIMITS.per_source);
                 }

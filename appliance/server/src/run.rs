@@ -16,6 +16,7 @@ use soft_kvm_monitoring::Metrics;
 use soft_kvm_platform::os::broker::use_broker_at;
 use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::net::{UdpOptions, UdpSocket};
+use soft_kvm_platform::os::uinput::Bell;
 use soft_kvm_platform::os::{capability, clock, process};
 use soft_kvm_protocol::pairing::PeerName;
 use soft_kvm_security::audit::Event;
@@ -149,7 +150,9 @@ impl Server {
             echo,
             echo_shown: Arc::clone(&pipeline.echo_shown),
             turns: Arc::default(),
+            bell: Some(Bell::new()?),
         };
+        let bell = sinks.bell.clone();
         sinks.turns.set_rule(handover_rule(&story));
         let clipboards = Arc::clone(&pipeline.clipboards);
         clipboards.set_rule(clipboard::rule(story.control().clipboard));
@@ -183,7 +186,7 @@ impl Server {
             version: env!("CARGO_PKG_VERSION"),
             story: story.root().to_string(),
         });
-        let rx = MediaReceiver::start(Arc::clone(&sessions), Arc::clone(&socket))?;
+        let rx = MediaReceiver::start(Arc::clone(&sessions), Arc::clone(&socket), bell)?;
         let tx = MediaTransmitter::start(Arc::clone(&sessions), socket)?;
         let encoding = Pipeline::start(Arc::clone(&pipeline), sessions)?;
         let control = Control::start(&context, listener, local)?;

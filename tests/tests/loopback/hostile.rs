@@ -28,6 +28,11 @@ pub(crate) const TESTS: &[Test] = &[
         needs: &[],
         run: floods_shut_out_nobody_else,
     },
+    Test {
+        name: "hostile::the_first_connection_gets_in_during_a_flood",
+        needs: &[],
+        run: the_first_connection_gets_in_during_a_flood,
+    },
 ];
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -247,6 +252,30 @@ fn floods_shut_out_nobody_else(stage: &Stage) -> anyhow::Result<()> {
         );
         let lines = server.process.stderr().matches("connection closed").count();
         ensure!(lines < 20, "{lines} lines of refused connections");
+        Ok(())
+    })
+}
+
+/// A server that has just started knows no operator's address yet, and strangers have every place that they can get.
+fn the_first_connection_gets_in_during_a_flood(stage: &Stage) -> anyhow::Result<()> {
+    let server = Server::start(stage, TESTCARD)?;
+    server.pair(stage)?;
+    server.process.interrupt()?.success()?;
+    let server = Server::start(stage, TESTCARD)?;
+    let (port, stop) = (server.port()?, AtomicBool::new(false));
+    let full = r#"soft_kvm_connections_refused_total{reason="full"} 0"#;
+    std::thread::scope(|scope| {
+        scope.spawn(|| Attack::HalfOpen.run(port, u64::MAX, &stop));
+        scope.spawn(|| Attack::Connects.run(port, u64::MAX, &stop));
+        let outcome = until("no place is left", LIMIT, || {
+            Ok(!server.metrics()?.contains(full))
+        })
+        .and_then(|()| {
+            // It does not try again.
+            stage.run("client", LIMIT, &mut server.watch(stage, 1, &[])?)
+        });
+        stop.store(true, Ordering::Relaxed);
+        outcome?.success()?;
         Ok(())
     })
 }

@@ -16,7 +16,7 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{FromClient, FromServer};
 use soft_kvm_protocol::handover::{ControlAnswer, ControlRequest};
-use soft_kvm_protocol::input::{MessageKind, Record, message_kind};
+use soft_kvm_protocol::input::{MessageKind, message_kind};
 use soft_kvm_protocol::liveness::LastHeard;
 use soft_kvm_protocol::media::ClockEstimator;
 use soft_kvm_protocol::roles::Role;
@@ -93,6 +93,7 @@ async fn sessions(shared: &Arc<Shared>, remote: &Arc<Remote>) -> anyhow::Result<
                 let outcome = session(shared, remote, connection, started).await;
                 *lock(&remote.link) = None;
                 *lock(&remote.records) = None;
+                remote.force.lost();
                 if shared.is_stopped() {
                     return Ok(());
                 }
@@ -189,6 +190,7 @@ async fn session(
     let _ = remote.turned.1.try_recv();
     while remote.wishes.1.try_recv().is_ok() {}
     *lock(&remote.desk) = Desk::new(welcome.routed);
+    remote.set_passes_force(welcome.force);
     if welcome.routed {
         let text = shared.lang.pick(ROUTED.0, ROUTED.1);
         console::err(format!("soft-kvm-client: {}: {text}", welcome.name));
@@ -209,8 +211,7 @@ async fn session(
         false => Vec::new(),
     };
     for device in devices {
-        let mut message = Vec::new();
-        Record::DeviceAdd(Box::new(device)).encode(&mut message);
+        let message = remote.announcement(&device);
         sender.send(Message::binary(message)).await?;
     }
     if controls {
@@ -397,6 +398,11 @@ async fn converse(
                         if let Some(link) = remote.link() {
                             link.handle_message(arrived, &message);
                         }
+                    }
+                    Message::Binary(message)
+                        if message_kind(&message) == Ok(MessageKind::Force) =>
+                    {
+                        remote.force.handle_record(&message);
                     }
                     Message::Binary(record) => {
                         // LEDs and auto-repeat; the newest matter.

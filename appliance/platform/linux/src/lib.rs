@@ -11,6 +11,7 @@ pub mod disk;
 pub mod display;
 pub mod dmabuf;
 pub mod evdev;
+pub mod force;
 pub mod gadget;
 pub mod kms;
 pub mod lockdown;

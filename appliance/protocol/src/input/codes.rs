@@ -108,6 +108,40 @@ pub mod led {
     pub const MAX: u16 = 0x0f;
 }
 
+/// Force feedback, `FF_*`.
+#[allow(missing_docs, reason = "the names are the kernel's")]
+pub mod ff {
+    pub const RUMBLE: u16 = 0x50;
+    pub const PERIODIC: u16 = 0x51;
+    pub const CONSTANT: u16 = 0x52;
+    pub const SPRING: u16 = 0x53;
+    pub const FRICTION: u16 = 0x54;
+    pub const DAMPER: u16 = 0x55;
+    pub const INERTIA: u16 = 0x56;
+    pub const RAMP: u16 = 0x57;
+    pub const SQUARE: u16 = 0x58;
+    pub const TRIANGLE: u16 = 0x59;
+    pub const SINE: u16 = 0x5a;
+    pub const SAW_UP: u16 = 0x5b;
+    pub const SAW_DOWN: u16 = 0x5c;
+    pub const GAIN: u16 = 0x60;
+    pub const AUTOCENTER: u16 = 0x61;
+    /// Largest code.
+    pub const MAX: u16 = 0x7f;
+
+    /// Whether this is a type of effects.
+    #[must_use]
+    pub const fn is_type(code: u16) -> bool {
+        matches!(code, RUMBLE..=RAMP)
+    }
+
+    /// Whether this is passed on: all but waveforms of a program's own and what the kernel has no name for.
+    #[must_use]
+    pub const fn is_passed(code: u16) -> bool {
+        matches!(code, RUMBLE..=SAW_DOWN | GAIN | AUTOCENTER)
+    }
+}
+
 /// A key or button, `KEY_*` or `BTN_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

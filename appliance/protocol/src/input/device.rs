@@ -2,6 +2,7 @@
 
 use super::codes::KeyCode;
 use super::event::DeviceId;
+use super::force::ForceAbilities;
 
 /// `BUS_*` of linux/input.h.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub struct DeviceDescriptor {
     pub properties: Vec<u16>,
     /// Auto-repeat settings (`EV_REP`), when it repeats.
     pub repeat: Option<Repeat>,
+    /// Force feedback, when it has some. Only to be told to targets that say that they pass it on.
+    pub force: Option<ForceAbilities>,
 }
 
 /// Longest name in bytes: `UINPUT_MAX_NAME_SIZE` with its zero byte.

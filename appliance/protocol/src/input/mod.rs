@@ -5,7 +5,8 @@
 //!
 //! * **datagrams** ([`datagram`]): events and acknowledgements, the payload of SRTP packets with their own SSRC, so that
 //!   nothing waits for a retransmission of TCP. Where UDP does not get through they travel in WebSocket binary messages;
-//! * **records** ([`record`]): devices added and removed, LEDs and auto-repeat back; always WebSocket binary messages.
+//! * **records** ([`record`]): devices added and removed, LEDs, auto-repeat and force feedback back; always WebSocket
+//!   binary messages.
 //!
 //! [`InputSender`] and [`InputReceiver`] are the two ends of the datagrams, without clock and socket.
 
@@ -15,6 +16,7 @@ pub mod datagram;
 pub mod device;
 pub mod echo;
 pub mod event;
+pub mod force;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod held;
@@ -29,6 +31,7 @@ mod wire;
 pub use codes::{EventType, KeyCode};
 pub use device::{AbsoluteAxis, DeviceDescriptor, Repeat};
 pub use event::{DeviceId, EventReport, InputEvent};
+pub use force::{Effect, EffectId, EffectKind, ForceAbilities, ForceChange, MAX_EFFECTS};
 pub use held::HeldKeys;
 pub use path::{InputPath, PathChooser};
 pub use receiver::{InputHandler, InputReceiver, Received};
@@ -73,6 +76,8 @@ pub enum MessageKind {
     Ack,
     /// A reliable [`Record`].
     Record,
+    /// A reliable [`Record::Force`].
+    Force,
 }
 
 /// Tells a message's kind without reading further, to route WebSocket messages.
@@ -85,6 +90,7 @@ pub fn message_kind(message: &[u8]) -> Result<MessageKind, DecodeError> {
         datagram::KIND_INPUT => Ok(MessageKind::Input),
         datagram::KIND_ACK => Ok(MessageKind::Ack),
         kind if record::is_record(kind) => Ok(MessageKind::Record),
+        kind if force::is_force(kind) => Ok(MessageKind::Force),
         kind => Err(DecodeError::Kind(kind)),
     }
 }

@@ -5,6 +5,7 @@ use super::device::{
     AbsoluteAxis, Bus, DeviceDescriptor, DeviceVersion, MAX_NAME, Product, Repeat, Vendor,
 };
 use super::event::DeviceId;
+use super::force::{ForceAbilities, ForceChange, is_force};
 use super::wire::{DecodeError, Reader, put_i32, put_u16, put_u32, read_head};
 use super::{INPUT_VERSION, MAX_RECORD};
 
@@ -49,6 +50,8 @@ pub enum Record {
     Leds(DeviceId, LedState),
     /// Target: a device's auto-repeat was set.
     Repeat(DeviceId, Repeat),
+    /// Target: what a device's force feedback is to do; only for devices that were announced with some.
+    Force(DeviceId, ForceChange),
 }
 
 pub(super) const fn is_record(kind: u8) -> bool {
@@ -81,6 +84,11 @@ impl Record {
                 put_u32(out, repeat.delay_ms);
                 put_u32(out, repeat.period_ms);
             }
+            Self::Force(id, change) => {
+                out.push(change.record_kind());
+                put_u16(out, id.0);
+                change.put(out);
+            }
         }
     }
 
@@ -106,6 +114,10 @@ impl Record {
                 },
             ),
             KIND_REPEAT => Self::Repeat(DeviceId(reader.u16()?), read_repeat(&mut reader)?),
+            kind if is_force(kind) => Self::Force(
+                DeviceId(reader.u16()?),
+                ForceChange::read(kind, &mut reader)?,
+            ),
             kind => return Err(DecodeError::Kind(kind)),
         };
         reader.finish()?;
@@ -146,13 +158,17 @@ fn put_descriptor(out: &mut Vec<u8>, device: &DeviceDescriptor) {
         put_u32(out, repeat.delay_ms);
         put_u32(out, repeat.period_ms);
     }
+    // Last and only where there is some: so targets from before it read everything else.
+    if let Some(force) = &device.force {
+        force.put(out);
+    }
 }
 
 fn count(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 
-fn put_codes(out: &mut Vec<u8>, codes: impl ExactSizeIterator<Item = u16>) {
+pub(super) fn put_codes(out: &mut Vec<u8>, codes: impl ExactSizeIterator<Item = u16>) {
     put_u16(out, count(codes.len()));
     for code in codes {
         put_u16(out, code);
@@ -186,6 +202,10 @@ fn read_descriptor(reader: &mut Reader<'_>) -> Result<DeviceDescriptor, DecodeEr
         1 => Some(read_repeat(reader)?),
         other => return Err(field("repeat flag", i64::from(other))),
     };
+    let force = match reader.rest() {
+        [] => None,
+        _ => Some(ForceAbilities::read(reader)?),
+    };
     Ok(DeviceDescriptor {
         id,
         name,
@@ -201,6 +221,7 @@ fn read_descriptor(reader: &mut Reader<'_>) -> Result<DeviceDescriptor, DecodeEr
         leds,
         properties,
         repeat,
+        force,
     })
 }
 
@@ -209,7 +230,7 @@ const fn field(field: &'static str, value: i64) -> DecodeError {
 }
 
 /// Ascending codes of at most `limit`: so the list is bounded and has one form only.
-fn read_codes(
+pub(super) fn read_codes(
     reader: &mut Reader<'_>,
     what: &'static str,
     limit: u16,

@@ -1,15 +1,17 @@
 //! Who may take up the server's time before they have shown a paired key.
 
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
 use soft_kvm_core::MonoTime;
 use soft_kvm_core::story::ControlParams;
 use soft_kvm_monitoring::{Metrics, RefusedConnection};
 use soft_kvm_platform::os::clock;
-use soft_kvm_security::admission::{Admission, Full, Limits, Source};
+use soft_kvm_security::admission::{Admission, Full, Limits, Source, Ticket};
 use soft_kvm_security::lan::Refusal;
 
 use crate::lan;
@@ -27,6 +29,8 @@ pub(super) struct Door {
 #[derive(Debug)]
 struct State {
     admission: Admission,
+    /// Closing it tells the place that somebody else has it now.
+    places: HashMap<Ticket, Sender<Infallible>>,
     logged: Option<MonoTime>,
     unlogged: u64,
 }
@@ -36,6 +40,7 @@ impl Door {
         Arc::new(Self {
             state: Mutex::new(State {
                 admission: Admission::new(Limits::default()),
+                places: HashMap::new(),
                 logged: None,
                 unlogged: 0,
             }),
@@ -65,21 +70,38 @@ impl Door {
             );
             return None;
         }
-        let source = Source::of(remote.ip());
-        let entered = self.lock().admission.enter(clock::now(), source);
-        if let Err(full) = entered {
-            let reason = match full {
-                Full::Rate => RefusedConnection::Rate,
-                Full::Total | Full::Source => RefusedConnection::Full,
-            };
-            self.refuse(reason, remote, &format!("{full}: connection closed"));
-            return None;
+        let mut state = self.lock();
+        match state.admission.enter(clock::now(), Source::of(remote.ip())) {
+            Ok(entered) => {
+                if let Some(displaced) = entered.displaced {
+                    state.places.remove(&displaced);
+                }
+                let (place, displaced) = async_channel::bounded(1);
+                state.places.insert(entered.ticket, place);
+                drop(state);
+                if entered.displaced.is_some() {
+                    self.refuse(
+                        RefusedConnection::Full,
+                        remote,
+                        "no place at the door: the oldest connection of the host with most is closed for a new one",
+                    );
+                }
+                Some(Place {
+                    door: Arc::clone(self),
+                    ticket: entered.ticket,
+                    displaced,
+                })
+            }
+            Err(full) => {
+                drop(state);
+                let reason = match full {
+                    Full::Rate => RefusedConnection::Rate,
+                    Full::Total | Full::Source => RefusedConnection::Full,
+                };
+                self.refuse(reason, remote, &format!("{full}: connection closed"));
+                None
+            }
         }
-        Some(Place {
-            door: Arc::clone(self),
-            source,
-            known: AtomicBool::new(false),
-        })
     }
 
     fn refuse(&self, reason: RefusedConnection, remote: SocketAddr, why: &str) {
@@ -105,20 +127,27 @@ impl Door {
 #[derive(Debug)]
 pub(super) struct Place {
     door: Arc<Door>,
-    source: Source,
-    known: AtomicBool,
+    ticket: Ticket,
+    displaced: Receiver<Infallible>,
 }
 
 impl Place {
     /// The connection has shown a paired key.
     pub(super) fn is_known(&self) {
-        self.known.store(true, Ordering::Relaxed);
+        self.door.lock().admission.knows(self.ticket);
+    }
+
+    /// Ends when a newcomer has got this place.
+    pub(super) async fn is_lost(&self) {
+        // Nothing is ever sent: an answer is the end of the channel.
+        let _ = self.displaced.recv().await;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let known = self.known.load(Ordering::Relaxed);
-        self.door.lock().admission.leave(self.source, known);
+        let mut state = self.door.lock();
+        state.places.remove(&self.ticket);
+        state.admission.leave(self.ticket);
     }
 }

@@ -60,7 +60,9 @@ pub async fn serve(
         let tasks = Arc::clone(&executor);
         executor
             .spawn(async move {
+                let held = Arc::clone(&place);
                 let outcome = connection(tasks, stream, remote, acceptor, context, place)
+                    .or(lost(&held))
                     .or(async {
                         Timer::after(HANDSHAKE_TIMEOUT).await;
                         Err(anyhow::anyhow!(
@@ -75,6 +77,12 @@ pub async fn serve(
             })
             .detach();
     }
+}
+
+/// Ends when the connection has to make room at the door.
+async fn lost<T>(place: &Place) -> anyhow::Result<T> {
+    place.is_lost().await;
+    anyhow::bail!("its place at the door went to another host")
 }
 
 /// One connection up to its upgrade or its last plain answer.
@@ -199,11 +207,20 @@ fn route(
             let place = pairing.then(|| Arc::clone(place));
             tasks
                 .spawn(async move {
-                    let _place = place;
-                    let outcome = match websocket::upgraded(upgrade).await {
-                        Ok(socket) if pairing => pair::run(socket, remote, key, &context).await,
-                        Ok(socket) => session::run(socket, remote, key, accepted, &context).await,
-                        Err(error) => Err(error),
+                    let outcome = match (websocket::upgraded(upgrade).await, &place) {
+                        (Ok(socket), Some(place)) => {
+                            let paired = pair::run(socket, remote, key, &context)
+                                .or(lost(place))
+                                .await;
+                            if paired.is_ok() {
+                                place.is_known();
+                            }
+                            paired
+                        }
+                        (Ok(socket), None) => {
+                            session::run(socket, remote, key, accepted, &context).await
+                        }
+                        (Err(error), _) => Err(error),
                     };
                     if let Err(error) = outcome {
                         tracing::info!(%remote, key = key.short(), "{error:#}");

@@ -95,7 +95,9 @@ pub(super) async fn run(
             context.ntp_minus_mono_ns,
         ),
     };
-    let sink = context.sinks().open(config.peer, &peer.name, gate);
+    let sinks = context.sinks();
+    let passes_force = sinks.passes_force();
+    let sink = sinks.open(config.peer, &peer.name, gate);
     let (session, outgoing) = Session::new(config, &keys, sink, &context.metrics);
     let session = Arc::new(session);
     let max = usize::try_from(story.control().max_clients).unwrap_or(usize::MAX);
@@ -127,6 +129,7 @@ pub(super) async fn run(
         sink: context.sinks().kind().to_owned(),
         role: Some(peer.role),
         routed: story.control().allow_routed,
+        force: passes_force,
         clipboard: clipboard::offered(context, peer.role),
     };
     send(&mut socket, &FromServer::Welcome(welcome)).await?;

@@ -20,6 +20,7 @@ use soft_kvm_monitoring::{ConnectStage, InputStage, Latency, Metrics, VideoStage
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::{FromServer, MAX_AGES, Ssrcs, VideoInfo};
 use soft_kvm_protocol::handover::{ControlAnswer, ControlRequest};
+use soft_kvm_protocol::input::Record;
 use soft_kvm_protocol::input::carrier::InputSealer;
 use soft_kvm_protocol::media::{
     AccessUnit, Opener, Pushed, Sealer, SenderConfig, SenderStats, SrtpKeys, Ssrc, VideoSender,
@@ -220,6 +221,17 @@ impl Session {
         turns.has(*number)
     }
 
+    fn tell_record(&self, record: &Record) {
+        let mut message = Vec::new();
+        record.encode(&mut message);
+        self.tell(Outgoing::Record(message));
+    }
+
+    /// How many messages may be queued for the control channel by what can wait: half of it stays for the rest.
+    fn room(&self) -> usize {
+        (OUTGOING / 2).saturating_sub(self.outgoing.len())
+    }
+
     /// How the client's clock relates to ours, as the client measured it.
     pub fn set_clock(&self, clock: ClockOffset) {
         *lock(&self.clock) = Some(clock);
@@ -249,7 +261,7 @@ impl Session {
                     self.tell(Outgoing::Record(input.payload.clone()));
                 }
             }
-            _ => anyhow::bail!("an acknowledgement came from the wrong side"),
+            _ => anyhow::bail!("a message came from the wrong side"),
         }
         Ok(())
     }

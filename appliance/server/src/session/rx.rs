@@ -1,6 +1,7 @@
 //! The `media-rx` thread: every datagram of every client. Keys go to the kernel from here, without another hand-over.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,6 +13,7 @@ use soft_kvm_platform::os::clock;
 use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::net::{Batch, UdpSocket};
 use soft_kvm_platform::os::thread::{Urgency, prioritise};
+use soft_kvm_platform::os::uinput::Bell;
 use soft_kvm_platform::os::waker::Waker;
 use soft_kvm_protocol::control::FromServer;
 use soft_kvm_protocol::input::carrier;
@@ -35,11 +37,15 @@ pub struct MediaReceiver {
 }
 
 impl MediaReceiver {
-    /// Starts the thread.
+    /// Starts the thread; the sessions' virtual devices ring the bell.
     ///
     /// # Errors
     /// The operating system's, when it gives no more threads or descriptors.
-    pub fn start(sessions: Arc<Sessions>, socket: Arc<UdpSocket>) -> std::io::Result<Self> {
+    pub fn start(
+        sessions: Arc<Sessions>,
+        socket: Arc<UdpSocket>,
+        bell: Option<Bell>,
+    ) -> std::io::Result<Self> {
         let (stop, waker) = (Arc::new(AtomicBool::new(false)), Waker::new()?);
         let (stopped, woken) = (Arc::clone(&stop), waker.clone());
         let thread = std::thread::Builder::new()
@@ -50,7 +56,8 @@ impl MediaReceiver {
                 let mut batch = Batch::new(DATAGRAM_MAX);
                 let (mut timeout, mut looked) = (TICK, MonoTime::ZERO);
                 while !stopped.load(Ordering::Acquire) {
-                    if let Err(error) = socket.wait(timeout, false, Some(&woken)) {
+                    let beside = bell.as_ref().map(AsFd::as_fd);
+                    if let Err(error) = socket.wait_beside(timeout, false, Some(&woken), beside) {
                         tracing::error!(%error, "waiting for datagrams");
                         std::thread::sleep(TICK);
                     }
@@ -62,7 +69,8 @@ impl MediaReceiver {
                         Err(error) => tracing::trace!(%error, "receiving"),
                     }
                     let now = clock::now();
-                    let ask = now.since(looked) >= TICK;
+                    let rang = bell.as_ref().is_some_and(Bell::clear);
+                    let ask = rang || now.since(looked) >= TICK;
                     if ask {
                         looked = now;
                     }
@@ -196,7 +204,7 @@ fn remember(session: &Session, from: SocketAddr) -> bool {
     news
 }
 
-/// Leases and answers that are due, and when `ask` says so LEDs and auto-repeat; says when to come back.
+/// Leases and answers that are due, and when `ask` says so LEDs, auto-repeat and force feedback; says when to come back.
 fn look_after(sessions: &Sessions, socket: &UdpSocket, ask: bool) -> Duration {
     let mut timeout = IDLE;
     sessions.each(|session| {
@@ -210,11 +218,13 @@ fn look_after(sessions: &Sessions, socket: &UdpSocket, ask: bool) -> Duration {
         // What had waited for its readers.
         session.observe_input(input, None, now);
         if ask {
-            input.target.poll_feedback(|record| {
-                let mut message = Vec::new();
-                record.encode(&mut message);
-                session.tell(Outgoing::Record(message));
-            });
+            input
+                .target
+                .poll_feedback(|record| session.tell_record(&record));
+            let room = session.room();
+            input
+                .target
+                .poll_force(now, room, |record| session.tell_record(&record));
         }
         acknowledge(session, input, socket, now);
         if let Some(due) = input.target.poll_timeout() {
@@ -260,6 +270,7 @@ mod tests {
                 echo: Arc::default(),
                 echo_shown: Arc::new(AtomicBool::new(true)),
                 turns: Arc::default(),
+                bell: None,
             };
             Self::on(sinks, role, 1)
         }

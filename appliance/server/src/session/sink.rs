@@ -9,7 +9,7 @@ use soft_kvm_core::story::{InputDriver, InputParams};
 use soft_kvm_input::echo::{EchoSink, EchoState};
 use soft_kvm_input::sink::{InputSink, SinkError, SinkFeedback};
 use soft_kvm_platform::os::gadget::Gadget;
-use soft_kvm_platform::os::uinput;
+use soft_kvm_platform::os::uinput::{self, Bell};
 use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, HeldKeys, InputEvent, MAX_EVENTS};
 use soft_kvm_protocol::pairing::PeerName;
 use soft_kvm_security::Fingerprint;
@@ -30,6 +30,8 @@ pub struct SinkChoice {
     pub echo_shown: Arc<AtomicBool>,
     /// Whose input counts.
     pub turns: Arc<Turns>,
+    /// What devices in the kernel ring when a program tells them something.
+    pub bell: Option<Bell>,
 }
 
 /// What makes the devices on the target.
@@ -95,6 +97,12 @@ impl SinkChoice {
         }
     }
 
+    /// Whether force feedback is passed on.
+    #[must_use]
+    pub const fn passes_force(&self) -> bool {
+        matches!(self.devices, Devices::Uinput)
+    }
+
     /// A sink for a session of the client with this key and name; nothing gets into it that the gate does not let through.
     #[must_use]
     pub fn open(&self, peer: Fingerprint, name: &PeerName, gate: Arc<Gate>) -> TargetSink {
@@ -103,7 +111,7 @@ impl SinkChoice {
             gate,
             devices: match &self.devices {
                 Devices::None => None,
-                Devices::Uinput => Some(Box::<uinput::UinputSink>::default()),
+                Devices::Uinput => Some(Box::new(uinput::UinputSink::with_bell(self.bell.clone()))),
                 Devices::Gadget(gadget) => Some(Box::new(gadget.open())),
             },
             echo: EchoSink::new(Arc::clone(&self.echo)),

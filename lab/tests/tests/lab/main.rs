@@ -5,6 +5,7 @@ mod boot;
 mod compete;
 mod convert;
 mod fallback;
+mod force;
 mod front;
 mod gadget;
 mod hostile;
@@ -251,6 +252,8 @@ const TESTS: &[LabTest] = &[
     LabTest::new("lock-out-session", &[lock_out::session]),
     LabTest::new("switching-chords", &[switching::chords]),
     LabTest::new("switching-joystick", &[switching::joystick]),
+    LabTest::new("force-feedback", &[force::effects_of_programs]),
+    LabTest::new("force-feedback-switching", &[force::follows_the_input]),
     LabTest::new("switching-edges", &[switching::edges]),
     LabTest::new(
         "two_kernels",

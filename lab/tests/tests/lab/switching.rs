@@ -16,7 +16,7 @@ use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 const KEYBOARD: &str = "Lab Keyboard";
 const MOUSE: &str = "Lab Mouse";
 pub(crate) const SECOND: &str = "10.2.0.1:7755";
-const TAB: u16 = 15;
+pub(crate) const TAB: u16 = 15;
 const BACKSPACE: u16 = 14;
 const KEY_0: u16 = 11;
 const KEY_2: u16 = 3;

@@ -17,6 +17,8 @@ use soft_kvm_protocol::input::{
     LedState, Repeat,
 };
 
+use crate::force;
+
 /// `SYN_REPORT`.
 const REPORT: u16 = 0;
 /// `SYN_DROPPED`: the kernel's queue for us was full.
@@ -70,6 +72,7 @@ pub(super) fn describe(device: &Evdev, id: DeviceId) -> io::Result<DeviceDescrip
             delay_ms: repeat.delay().min(60_000),
             period_ms: repeat.period().min(60_000),
         }),
+        force: force::abilities(device)?,
     })
 }
 

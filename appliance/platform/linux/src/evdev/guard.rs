@@ -23,6 +23,8 @@ use nix::sys::socket::{
 };
 use soft_kvm_input::Chord;
 
+use crate::force;
+
 /// A program that says nothing for so long hangs.
 pub const STALL: Duration = Duration::from_secs(2);
 
@@ -243,6 +245,8 @@ struct Shared {
     /// Another one of the same device, because asking for the keys empties the asker's queue.
     ours: Evdev,
     leds: BitSet<Led>,
+    /// It has force feedback: its driver may be busy with an effect, for which other calls wait.
+    felt: bool,
 }
 
 impl Watch {
@@ -336,13 +340,18 @@ impl Watch {
     }
 
     fn release(&mut self) {
-        for device in self.devices.drain(..) {
+        // No keyboard waits for a busy driver.
+        self.devices.sort_by_key(|device| device.felt);
+        for device in &self.devices {
             let supported = device.ours.supported_leds().unwrap_or_default();
             for led in &supported {
                 // A device that was unplugged meanwhile has nothing to restore.
                 let _ = device.ours.set_led(led, device.leds.contains(led));
             }
             let _ = device.theirs.revoke();
+        }
+        for device in self.devices.drain(..).filter(|device| device.felt) {
+            force::stop_all(&device.ours);
         }
         self.taken = false;
         self.chord_looks = 0;
@@ -356,7 +365,13 @@ impl Shared {
         let leds = ours.led_state()?;
         // SAFETY: the descriptor is one of the node that has just been opened as an evdev node.
         let theirs = unsafe { Evdev::from_owned_fd(fd) };
-        Ok(Self { theirs, ours, leds })
+        let felt = force::abilities(&ours)?.is_some();
+        Ok(Self {
+            theirs,
+            ours,
+            leds,
+            felt,
+        })
     }
 }
 

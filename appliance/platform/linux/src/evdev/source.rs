@@ -304,9 +304,10 @@ impl InputSource for EvdevSource {
     fn set_grabbed(&mut self, grabbed: bool) {
         self.grab = grabbed;
         if !grabbed {
-            for device in &mut self.devices {
-                device.release();
-            }
+            // Those last whose drivers may be busy with an effect: no keyboard waits for them.
+            self.devices
+                .sort_by_key(|device| device.descriptor.force.is_some());
+            self.devices.iter_mut().for_each(OpenDevice::release);
         }
         if let Some(guard) = &self.guard {
             // A guard that is gone is told by its next beat.

@@ -264,12 +264,29 @@ impl UdpSocket {
         writable: bool,
         waker: Option<&Waker>,
     ) -> io::Result<Ready> {
+        self.wait_beside(timeout, writable, waker, None)
+    }
+
+    /// The same, also until something can be read from `beside`.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait.
+    pub fn wait_beside(
+        &self,
+        timeout: Duration,
+        writable: bool,
+        waker: Option<&Waker>,
+        beside: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Ready> {
         let mut interest = PollFlags::POLLIN;
         interest.set(PollFlags::POLLOUT, writable);
         let own = PollFd::new(self.fd.as_fd(), interest);
-        let other = waker.map_or(own.clone(), |w| PollFd::new(w.as_fd(), PollFlags::POLLIN));
-        let mut fds = [own, other];
-        let count = if waker.is_some() { 2 } else { 1 };
+        let mut fds = [own.clone(), own.clone(), own];
+        let mut count = 1;
+        for other in [waker.map(AsFd::as_fd), beside].into_iter().flatten() {
+            fds[count] = PollFd::new(other, PollFlags::POLLIN);
+            count += 1;
+        }
         // Not poll(2), whose whole milliseconds are long for a key that has to be sent again.
         match ppoll(
             &mut fds[..count],

@@ -4,6 +4,7 @@
 //! way. Only the noise filter of absolute axes (`fuzz`) is left out: the original's kernel has filtered, and filtering
 //! twice would lose motion. Its physical path begins with [`PHYS_PREFIX`], by which our own grabbers leave it alone.
 
+mod bell;
 mod node;
 
 use std::io;
@@ -14,12 +15,16 @@ use std::time::{Duration, Instant};
 use evdevil::event::{EventType as RawType, InputEvent as RawEvent};
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::{InputSink, SinkError, SinkFeedback};
+use soft_kvm_protocol::input::codes::ff;
 use soft_kvm_protocol::input::{
-    DeviceDescriptor, DeviceId, EventType, InputEvent, LedState, MAX_EVENTS, Repeat,
+    DeviceDescriptor, DeviceId, EffectId, EventType, ForceChange, InputEvent, LedState, MAX_EVENTS,
+    Repeat,
 };
 
 use crate::broker::{self, Kind};
+use crate::force::{EV_FF, answer_erase, answer_upload};
 
+pub use bell::Bell;
 use node::Node;
 
 /// Where the kernel makes virtual input devices.
@@ -71,6 +76,7 @@ pub fn probe() -> Result<(), ProbeError> {
 pub struct UinputSink {
     twins: Vec<Twin>,
     buffer: Vec<RawEvent>,
+    bell: Option<Bell>,
 }
 
 #[derive(Debug)]
@@ -91,7 +97,17 @@ impl UinputSink {
         Ok(Self {
             twins: Vec::new(),
             buffer: Vec::with_capacity(MAX_EVENTS + 1),
+            bell: None,
         })
+    }
+
+    /// A sink without devices, whose devices ring this bell when a program tells them something.
+    #[must_use]
+    pub fn with_bell(bell: Option<Bell>) -> Self {
+        Self {
+            bell,
+            ..Self::default()
+        }
     }
 
     /// The virtual devices' descriptors: readable when a target has set an LED, to be answered by
@@ -113,6 +129,10 @@ impl InputSink for UinputSink {
         }
         probe().map_err(|error| failed(error.to_string()))?;
         let made = create(device).map_err(|error| failed(error.to_string()))?;
+        if let Some(bell) = &self.bell {
+            bell.watch(made.as_fd())
+                .map_err(|error| failed(error.to_string()))?;
+        }
         let node = wait_for_node(&made).map_err(|error| failed(error.to_string()))?;
         self.twins.push(Twin {
             id: device.id,
@@ -155,6 +175,9 @@ impl InputSink for UinputSink {
             // The descriptor is non-blocking; an error means that nothing is there.
             while let Ok(count @ 1..) = twin.device.read_events(&mut events) {
                 for event in events.iter().take(count) {
+                    if let Some(change) = twin.force(*event) {
+                        each(SinkFeedback::Force(twin.id, change));
+                    }
                     twin.follow(*event);
                 }
             }
@@ -172,7 +195,35 @@ impl InputSink for UinputSink {
     }
 }
 
+/// `EV_UINPUT`, and its codes: a program uploads or erases an effect and waits for the answer.
+const EV_UINPUT: u16 = 0x0101;
+const UI_FF_UPLOAD: u16 = 1;
+const UI_FF_ERASE: u16 = 2;
+
 impl Twin {
+    /// What a program does with the device's force feedback, if that is what the event tells.
+    fn force(&self, event: RawEvent) -> Option<ForceChange> {
+        let (code, value) = (event.raw_code(), event.raw_value());
+        // Numbers of requests are unsigned; the events carry them as they carry everything.
+        let request = u32::from_ne_bytes(value.to_ne_bytes());
+        match (event.event_type().raw(), code) {
+            // A program that has gone meanwhile has no effect any more, which is told next.
+            (EV_UINPUT, UI_FF_UPLOAD) => answer_upload(self.device.as_fd(), request)
+                .ok()?
+                .map(ForceChange::Upload),
+            (EV_UINPUT, UI_FF_ERASE) => answer_erase(self.device.as_fd(), request)
+                .ok()?
+                .map(ForceChange::Erase),
+            (EV_FF, ff::GAIN) => u16::try_from(value).ok().map(ForceChange::Gain),
+            (EV_FF, ff::AUTOCENTER) => u16::try_from(value).ok().map(ForceChange::AutoCentre),
+            (EV_FF, effect) => {
+                let id = u8::try_from(effect).ok().and_then(EffectId::new)?;
+                Some(ForceChange::Play(id, u32::try_from(value).unwrap_or(0)))
+            }
+            _ => None,
+        }
+    }
+
     fn follow(&mut self, event: RawEvent) {
         match event.event_type() {
             RawType::LED => self.leds.set(event.raw_code(), event.raw_value() != 0),

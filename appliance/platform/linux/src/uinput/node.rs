@@ -10,6 +10,7 @@ use soft_kvm_protocol::input::DeviceDescriptor;
 
 use super::{PHYS_PREFIX, UINPUT};
 use crate::broker::{self, Kind};
+use crate::force::EV_FF;
 
 const fn number(direction: u32, nr: u8, size: u32) -> u32 {
     direction << 30 | size << 16 | (b'U' as u32) << 8 | nr as u32
@@ -26,6 +27,7 @@ const UI_SET_KEYBIT: u32 = int(101);
 const UI_SET_RELBIT: u32 = int(102);
 const UI_SET_MSCBIT: u32 = int(104);
 const UI_SET_LEDBIT: u32 = int(105);
+const UI_SET_FFBIT: u32 = int(107);
 const UI_SET_PHYS: u32 = number(1, 108, POINTER);
 const UI_SET_SWBIT: u32 = int(109);
 const UI_SET_PROPBIT: u32 = int(110);
@@ -90,6 +92,9 @@ impl Node {
         node.set(EV_MSC, UI_SET_MSCBIT, device.misc.iter().copied())?;
         node.set(EV_SW, UI_SET_SWBIT, device.switches.iter().copied())?;
         node.set(EV_LED, UI_SET_LEDBIT, device.leds.iter().copied())?;
+        if let Some(force) = &device.force {
+            node.set(EV_FF, UI_SET_FFBIT, force.codes.iter().copied())?;
+        }
         if device.repeat.is_some() {
             node.call(UI_SET_EVBIT, EV_REP.into())?;
         }
@@ -117,7 +122,10 @@ impl Node {
             product: device.product.0,
             version: device.version.0,
             name: [0; 80],
-            effects: 0,
+            effects: device
+                .force
+                .as_ref()
+                .map_or(0, |force| force.effects.into()),
         };
         let name = DeviceDescriptor::clean_name(&device.name);
         // The kernel wants a zero at the end.
@@ -211,6 +219,7 @@ mod tests {
                 0x4004_5569
             ]
         );
+        assert_eq!(UI_SET_FFBIT, 0x4004_556b);
         assert_eq!([UI_SET_SWBIT, UI_SET_PROPBIT], [0x4004_556d, 0x4004_556e]);
         #[cfg(target_pointer_width = "64")]
         assert_eq!(UI_SET_PHYS, 0x4008_556c);
