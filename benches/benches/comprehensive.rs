@@ -1,11 +1,9 @@
 //! The five lines of the user's page: a desktop at 1080p30 with somebody typing, and twenty connections.
 
-use std::fs;
-use std::path::PathBuf;
-
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use serde::Serialize;
+use soft_kvm_benches::ending::Ending;
 use soft_kvm_benches::goals::{Goal, Outcome};
 use soft_kvm_benches::machine::Machine;
 use soft_kvm_benches::programs::{Profile, Programs};
@@ -17,12 +15,8 @@ use soft_kvm_benches::table;
 /// Video, input, CPU, memory and connection time against the goals.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// End with the lines of the goals.
-    #[arg(long)]
-    p99: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    ending: Ending,
     /// Shorter: shows that it works, the figures are of little use.
     #[arg(long)]
     quick: bool,
@@ -35,9 +29,6 @@ struct Arguments {
     /// Content of the test card: typing, scroll, motion, static.
     #[arg(long, value_name = "CONTENT", default_value = "typing")]
     content: String,
-    /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,21 +107,11 @@ fn main() -> anyhow::Result<()> {
         Goal::Memory.measured(run.server.memory_p99),
         Goal::Connection.measured(connect_ms.p95),
     ];
-    if arguments.p99 {
-        println!();
-        for outcome in &outcomes {
-            println!("{outcome}");
-        }
-    }
-    if let Some(path) = &arguments.json {
-        let report = Report {
-            machine,
-            run,
-            connect_ms,
-            outcomes,
-        };
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    arguments.ending.print("", &outcomes);
+    arguments.ending.write(&Report {
+        machine,
+        run,
+        connect_ms,
+        outcomes,
+    })
 }

@@ -1,13 +1,12 @@
 //! The paired operator's latencies while strangers attack the server's ports.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
+use soft_kvm_benches::ending::Ending;
 use soft_kvm_benches::goals::{Goal, Outcome};
 use soft_kvm_benches::machine::Machine;
 use soft_kvm_benches::programs::{Profile, Programs};
@@ -26,21 +25,14 @@ const ROLE: &str = "SOFT_KVM_BENCH_ATTACK";
 /// Input and video of a paired client in quiet and under each attack.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// End with the lines of the goals.
-    #[arg(long)]
-    p99: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    ending: Ending,
     /// Shorter: shows that it works, the figures are of little use.
     #[arg(long)]
     quick: bool,
     /// Seconds of each attack.
     #[arg(long, value_name = "N", default_value_t = 15)]
     seconds: u32,
-    /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,23 +117,13 @@ fn main() -> anyhow::Result<()> {
             Some(run.report.input.get("to_injected_ms")?.p99)
         })?),
     ];
-    if arguments.p99 {
-        println!("\nunder the worst attack:");
-        for outcome in &outcomes {
-            println!("{outcome}");
-        }
-    }
-    if let Some(path) = &arguments.json {
-        let report = Report {
-            machine,
-            quiet,
-            attacks,
-            outcomes,
-        };
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    arguments.ending.print("under the worst attack:", &outcomes);
+    arguments.ending.write(&Report {
+        machine,
+        quiet,
+        attacks,
+        outcomes,
+    })
 }
 
 fn show(what: &str, run: &Run) {

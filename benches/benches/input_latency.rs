@@ -1,8 +1,6 @@
 //! How long a keystroke takes: inside one process over real sockets and SRTP, and between two processes.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::Parser;
 use serde::Serialize;
+use soft_kvm_benches::ending::Ending;
 use soft_kvm_benches::goals::{Goal, Outcome};
 use soft_kvm_benches::machine::{self, Machine};
 use soft_kvm_benches::programs::{Profile, Programs};
@@ -45,12 +44,8 @@ const REL_X: u16 = 0;
 /// Time of a keystroke from the operator's side to the target's.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// End with the line of the goal.
-    #[arg(long)]
-    p99: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    ending: Ending,
     /// Shorter: shows that it works, the figures are of little use.
     #[arg(long)]
     quick: bool,
@@ -60,9 +55,6 @@ struct Arguments {
     /// Seconds of typing between two processes.
     #[arg(long, value_name = "N", default_value_t = 20)]
     seconds: u32,
-    /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -165,23 +157,13 @@ fn main() -> anyhow::Result<()> {
     let injected = injected.filter(|summary| summary.count > 0);
     let outcomes =
         vec![Goal::Input.measured(injected.context("no keystroke was acknowledged")?.p99)];
-    if arguments.p99 {
-        println!();
-        for outcome in &outcomes {
-            println!("{outcome}");
-        }
-    }
-    if let Some(path) = &arguments.json {
-        let report = Report {
-            machine,
-            in_process,
-            processes,
-            outcomes,
-        };
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    arguments.ending.print("", &outcomes);
+    arguments.ending.write(&Report {
+        machine,
+        in_process,
+        processes,
+        outcomes,
+    })
 }
 
 fn in_process(events: u32) -> anyhow::Result<InProcess> {

@@ -1,12 +1,9 @@
 //! How old a picture is when the client has decoded it: server and client as processes over loopback, by content,
 //! at three formats, stage by stage.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::Context as _;
 use clap::Parser;
 use serde::Serialize;
+use soft_kvm_benches::ending::Ending;
 use soft_kvm_benches::goals::{Goal, Outcome};
 use soft_kvm_benches::machine::Machine;
 use soft_kvm_benches::programs::{Profile, Programs};
@@ -22,21 +19,14 @@ const GOAL: (&str, u32) = ("1920x1080", 30);
 /// Age of pictures from capture to decoded, between two processes.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// End with the lines of the goals.
-    #[arg(long)]
-    p99: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    ending: Ending,
     /// Three seconds each: shows that it works, the figures are of little use.
     #[arg(long)]
     quick: bool,
     /// Seconds for each content at each format.
     #[arg(long, value_name = "N", default_value_t = 15)]
     seconds: u32,
-    /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,27 +68,19 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let outcomes = outcomes(&runs);
-    if arguments.p99 {
-        println!();
-        println!(
+    arguments.ending.print(
+        &format!(
             "worst content at {}, {} frames in a second:",
             GOAL.0, GOAL.1
-        );
-        for outcome in &outcomes {
-            println!("{outcome}");
-        }
-    }
-    if let Some(path) = &arguments.json {
-        let report = Report {
-            machine,
-            seconds,
-            runs,
-            outcomes,
-        };
-        fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+        ),
+        &outcomes,
+    );
+    arguments.ending.write(&Report {
+        machine,
+        seconds,
+        runs,
+        outcomes,
+    })
 }
 
 fn show(run: &Run) {

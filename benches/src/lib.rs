@@ -5,6 +5,7 @@
 //! write themselves, what they cost is read from `/proc`.
 #![forbid(unsafe_code)]
 
+pub mod ending;
 pub mod goals;
 pub mod machine;
 pub mod programs;

@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: the main job on this machine, server and client as two processes.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ const PLAIN_PROGRESS: u64 = 5;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// No window: measure and print
+    /// No window: measure and print; so it is without a desktop session, too
     #[arg(long)]
     headless: bool,
     /// End after so many seconds; without a window 20 unless given
@@ -49,6 +50,16 @@ pub(crate) struct Options {
 /// Builds, runs and measures; an error when not one picture was decoded.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let lang = Lang::from_variables(|name| std::env::var(name).ok());
+    let headless = options.headless || !has_desktop(|name| std::env::var_os(name));
+    if headless && !options.headless {
+        println!(
+            "{}",
+            lang.pick(
+                "No desktop session (neither WAYLAND_DISPLAY nor DISPLAY is set): without a window, as with --headless.",
+                "デスクトップがありません（WAYLAND_DISPLAY も DISPLAY も未設定）。--headless と同じくウィンドウなしで動かします。"
+            )
+        );
+    }
     setup::try_run(setup::Purpose::Demo);
     shell::headline(lang.pick("building", "ビルド中"));
     let programs = Programs::build(options.profile)?;
@@ -69,9 +80,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             "上のコードでペアリングしました。Ctrl-C で両方のプログラムが終わります。"
         )
     );
-    let seconds = options.seconds.or(options.headless.then_some(20));
+    let seconds = options.seconds.or(headless.then_some(20));
     let text = seconds.map(|seconds| seconds.to_string());
-    let mut arguments = if options.headless {
+    let mut arguments = if headless {
         vec!["--view", "none", "--probe-input", "20"]
     } else {
         vec!["--view", "window"]
@@ -97,6 +108,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         )
     );
     Ok(())
+}
+
+/// Whether a window could open, as the client's window system reads the environment.
+fn has_desktop(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    ["WAYLAND_DISPLAY", "WAYLAND_SOCKET", "DISPLAY"]
+        .into_iter()
+        .any(|name| variable(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// Shows progress until the client has ended.

@@ -27,6 +27,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: the_demo_shows_address_code_and_window,
     },
     Test {
+        name: "tasks::the_demo_measures_where_no_window_can_open",
+        needs: &[Need::Program("cargo")],
+        run: the_demo_measures_where_no_window_can_open,
+    },
+    Test {
         name: "tasks::a_benchmark_prints_the_five_lines_and_writes_json",
         needs: &[Need::Program("cargo")],
         run: a_benchmark_prints_the_five_lines_and_writes_json,
@@ -110,6 +115,24 @@ fn the_demo_shows_address_code_and_window(stage: &Stage) -> anyhow::Result<()> {
     })?;
     screen.xdotool(stage, &["search", "--onlyvisible", "--name", "Soft KVM"])?;
     demo.wait(limit)?.success()?;
+    let decoded = json(&figures)?["frames"]["decoded"].as_u64();
+    ensure!(decoded.is_some_and(|decoded| decoded > 0), "{decoded:?}");
+    Ok(())
+}
+
+fn the_demo_measures_where_no_window_can_open(stage: &Stage) -> anyhow::Result<()> {
+    let figures = stage.file("demo.json");
+    let mut command = Command::new(binary("xtask")?);
+    command
+        .env("SOFT_KVM_PROGRAMS", programs()?)
+        .args(["demo", "--seconds", "3", "--size", "640x360", "--json"])
+        .arg(&figures);
+    for variable in ["DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET"] {
+        command.env_remove(variable);
+    }
+    let ended = stage.run("demo", Duration::from_secs(60), &mut command)?;
+    let printed = ended.success()?.stdout;
+    ensure!(printed.contains("No desktop session"), "{printed}");
     let decoded = json(&figures)?["frames"]["decoded"].as_u64();
     ensure!(decoded.is_some_and(|decoded| decoded > 0), "{decoded:?}");
     Ok(())

@@ -27,6 +27,7 @@ macro_rules! kernel_struct {
         unsafe impl Zeroed for $name {}
     };
 }
+pub(in crate::v4l2) use kernel_struct;
 
 kernel_struct!(
     /// `struct v4l2_capability`.

@@ -56,6 +56,7 @@ macro_rules! ioctl {
         unsafe { call($fd, request::$request, $argument) }
     };
 }
+pub(in crate::v4l2) use ioctl;
 
 /// What a device says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -11,29 +11,18 @@ pub(super) struct Control {
     pub(super) value: i32,
 }
 
-macro_rules! numbers {
-    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug)]
-        #[repr(C)]
-        pub(super) struct $name { $(pub(super) $field: $type),* }
-        // SAFETY: every field is a number or an array of numbers.
-        unsafe impl Zeroed for $name {}
-    };
-}
-
-numbers!(
+kernel_struct!(
     /// `struct v4l2_queryctrl`.
     QueryControl {
         id: u32, type_: u32, name: [u8; 32], minimum: i32, maximum: i32, step: i32, default: i32,
         flags: u32, reserved: [u32; 2],
     }
 );
-numbers!(
+kernel_struct!(
     /// `struct v4l2_encoder_cmd`.
     EncoderCommand { command: u32, flags: u32, raw: [u32; 8] }
 );
-numbers!(
+kernel_struct!(
     /// `struct v4l2_selection`.
     Selection {
         type_: u32, target: u32, flags: u32, left: i32, top: i32, width: u32, height: u32,

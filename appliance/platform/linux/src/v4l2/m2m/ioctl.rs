@@ -10,16 +10,9 @@ use super::abi::{self, Zeroed, request};
 use super::layout;
 use crate::v4l2::color::Fields;
 pub(super) use crate::v4l2::ioctl::PLANES_MAX;
-use crate::v4l2::ioctl::{call, listed};
+use crate::v4l2::ioctl::{call, ioctl, listed};
 
 type Result<T> = std::result::Result<T, Errno>;
-
-macro_rules! ioctl {
-    ($fd:expr, $request:ident, $argument:expr) => {
-        // SAFETY: the request code is made from the size of this very structure (abi::request, with tests).
-        unsafe { call($fd, request::$request, $argument) }
-    };
-}
 
 /// One of the two queues, named as the kernel does: `Output` takes what is to be encoded, decoded or
 /// converted, `Capture` gives what came of it.
