@@ -58,10 +58,10 @@ fn golden_ids() {
 }
 
 const GOLDEN: [&str; 4] = [
-    "built-in 24f348a561e158883892480ecf90ead57e74991af98cfafdb4dd4481fad0ab53",
-    "bitrate 16a39f5fdac1e848f244b072fa570a20aeb4d03ac45931c40163c91c5402821e",
-    "plain fd196318f2fd0cf9ff381eaea8ec32425dcc7f4bc61392f78dc581f61b374a23",
-    "imports 67f4b66e2081e4e0ad8446bf98aed9cc2c724e8f5951222fc4750bd29915ec2d",
+    "built-in 4b3d654fddf413373cb419ec3386f81f87f23bba3cc22a1d3ec0d4d2a80f1824",
+    "bitrate f4153748fd804652f1512a73fd0477ca31d35a0c55b3c11adec803a7a3696a3f",
+    "plain 9e808b4df7cdd910ddc1ee43b78f5da4b5272329f72c34a2fbb703f96fcd8680",
+    "imports 20a8a0d16a0f8b6e827c33bcd9873fd6b6ad21fd6541b1b2880a570417a4c274",
 ];
 
 #[test]
