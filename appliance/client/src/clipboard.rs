@@ -355,6 +355,7 @@ fn words(why: ClipboardRefusal) -> (&'static str, &'static str) {
 mod tests {
     use super::*;
     use crate::control::target::Target;
+    use crate::force;
 
     fn text(text: &str) -> ClipboardText {
         ClipboardText::from_local(text)
@@ -368,7 +369,8 @@ mod tests {
                 text: format!("server {number}"),
                 pins: Vec::new(),
             };
-            Arc::new(Remote::new(target, number == 0))
+            let force = force::Server::new(Arc::default(), number);
+            Arc::new(Remote::new(target, number == 0, force))
         });
         Seat::new(Lang::English, remotes.collect(), None)
     }
