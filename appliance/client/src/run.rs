@@ -254,6 +254,12 @@ fn run(
     }
     let state = StateDir::open(console::state_path(args.state_dir.as_deref(), "client")?)?;
     let peers = PeerStore::open(&state)?;
+    let identity = Identity::load_or_create(&state)?;
+    if let Err(error) =
+        process::keep_all_in_memory().or_else(|_| identity.pin(process::keep_in_memory))
+    {
+        tracing::warn!(%error, "the key may get into the swap space");
+    }
     let mut outputs = outputs()?;
     let probe = args
         .probe_input
@@ -281,7 +287,7 @@ fn run(
         Arc::new(seat)
     });
     let shared = Arc::new(Shared {
-        identity: Identity::load_or_create(&state)?,
+        identity,
         remotes,
         peers,
         name: process::host_name(),

@@ -106,6 +106,17 @@ fn ask_broker(place: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The key at least; where the system lets us, also all copies of it and of the sessions' keys.
+fn keep_out_of_swap(identity: &Identity) {
+    let Err(error) = process::keep_all_in_memory() else {
+        return;
+    };
+    tracing::info!(%error, "only the key is kept out of the swap space; LimitMEMLOCK=infinity keeps the sessions' keys out too");
+    if let Err(error) = identity.pin(process::keep_in_memory) {
+        tracing::warn!(%error, "the key may get into the swap space");
+    }
+}
+
 struct Server {
     context: Arc<Context>,
     pipeline: Arc<Shared>,
@@ -128,9 +139,7 @@ impl Server {
         let control = settings.story.control();
         let listener = Control::listen_first(args.listen, control.port, control.allow_routed)?;
         let control_port = listener.local_addr()?.port();
-        if let Err(error) = identity.pin(process::keep_in_memory) {
-            tracing::warn!(%error, "the key may get into the swap space");
-        }
+        keep_out_of_swap(&identity);
         lock::lock(args, &settings, &state_dir);
         start_async_io()?;
         let signals = Signals::new()?;

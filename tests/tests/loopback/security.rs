@@ -36,6 +36,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: both_programs_keep_their_memory_to_themselves,
     },
     Test {
+        name: "security::the_servers_memory_is_never_swapped",
+        needs: &[Need::Root],
+        run: the_servers_memory_is_never_swapped,
+    },
+    Test {
         name: "security::every_thread_is_locked_in",
         needs: &[],
         run: every_thread_is_locked_in,
@@ -129,6 +134,23 @@ fn both_programs_keep_their_memory_to_themselves(stage: &Stage) -> anyhow::Resul
         let cores: Vec<&str> = cores.unwrap_or_default().split_whitespace().collect();
         ensure!(cores.get(4..6) == Some(&["0", "0"]), "{cores:?}");
     }
+    Ok(())
+}
+
+/// Every page that the server may write is locked: there is no other place for the keys of TLS and SRTP.
+fn the_servers_memory_is_never_swapped(stage: &Stage) -> anyhow::Result<()> {
+    let server = Server::start(stage, TESTCARD)?;
+    server.pair(stage)?;
+    let client = stage.start("client", &mut server.watch(stage, 20, &[])?)?;
+    client.says("connected", LIMIT)?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id()))?;
+    let kib = |name: &str| -> anyhow::Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        Ok(number.context("a line of the status")?.parse()?)
+    };
+    let (locked, written) = (kib("VmLck:")?, kib("VmData:")?);
+    ensure!(written > 0 && locked >= written, "{status}");
     Ok(())
 }
 

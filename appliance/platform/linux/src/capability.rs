@@ -11,6 +11,8 @@ use nix::errno::Errno;
 const VERSION: u32 = 0x2008_0522;
 /// `CAP_SYS_ADMIN` is number 21.
 const SYS_ADMIN: u32 = 1 << 21;
+/// `CAP_IPC_LOCK` is number 14.
+const IPC_LOCK: u32 = 1 << 14;
 
 /// `struct __user_cap_header_struct`.
 #[repr(C)]
@@ -53,6 +55,15 @@ pub fn sys_admin() -> io::Result<SysAdmin> {
     } else {
         SysAdmin::Missing
     })
+}
+
+/// Whether the calling thread may lock any amount of memory (`CAP_IPC_LOCK`).
+///
+/// # Errors
+/// As [`sys_admin`].
+pub(crate) fn locks_memory() -> io::Result<bool> {
+    let [low, _] = get()?;
+    Ok(low.effective & IPC_LOCK != 0)
 }
 
 /// Takes `CAP_SYS_ADMIN` out of force for the calling thread and those it starts later.

@@ -5,9 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use crate::capability;
 
 /// What a process has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +89,10 @@ pub fn become_user(user: &str) -> io::Result<()> {
     if let Err(error) = setrlimit(Resource::RLIMIT_RTPRIO, 20, 20) {
         tracing::debug!(%error, "RLIMIT_RTPRIO");
     }
+    // For `keep_all_in_memory`.
+    if let Err(error) = unlimit_locked_memory() {
+        tracing::debug!(%error, "RLIMIT_MEMLOCK");
+    }
     nix::unistd::setgroups(&[user.gid])?;
     nix::unistd::setresgid(user.gid, user.gid, user.gid)?;
     nix::unistd::setresuid(user.uid, user.uid, user.uid)?;
@@ -120,6 +126,29 @@ pub fn keep_in_memory(secret: &[u8]) -> io::Result<()> {
     // SAFETY: as above; the advice is about dumps only.
     if unsafe { libc::madvise(first, length, libc::MADV_DONTDUMP) } != 0 {
         return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Keeps all that this process has in memory, and will have, out of the swap space: also the copies of keys and pictures that
+/// libraries make. Memory that is never used takes none by it (`MCL_ONFAULT`; mlockall(2)). Programs that it starts begin without.
+///
+/// # Errors
+/// `RLIMIT_MEMLOCK` holds for this process, and it may not lift it: below a limit allocations would fail later.
+pub fn keep_all_in_memory() -> io::Result<()> {
+    if !capability::locks_memory()? {
+        unlimit_locked_memory()?;
+    }
+    // SAFETY: locking changes nothing that a program sees.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn unlimit_locked_memory() -> io::Result<()> {
+    if getrlimit(Resource::RLIMIT_MEMLOCK)?.0 != RLIM_INFINITY {
+        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
     }
     Ok(())
 }
@@ -179,7 +208,7 @@ mod tests {
     fn secrets_stay_in_the_process() -> io::Result<()> {
         keep_secrets()?;
         assert!(!prctl::get_dumpable()? && prctl::get_no_new_privs()?);
-        let cores = nix::sys::resource::getrlimit(Resource::RLIMIT_CORE)?;
+        let cores = getrlimit(Resource::RLIMIT_CORE)?;
         assert_eq!(cores, (0, 0));
         Ok(())
     }

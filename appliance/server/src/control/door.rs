@@ -83,7 +83,7 @@ impl Door {
                     self.refuse(
                         RefusedConnection::Full,
                         remote,
-                        "no place at the door: the oldest connection of the host with most is closed for a new one",
+                        "too many unfinished connections: connection closed, the oldest of the host with most",
                     );
                 }
                 Some(Place {

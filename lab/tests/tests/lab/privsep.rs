@@ -33,6 +33,9 @@ pub(crate) fn check_powerless(server: u32) -> anyhow::Result<()> {
         threads += 1;
     }
     ensure!(threads >= 8, "only {threads} threads");
+    // No key of it gets into the swap space.
+    let status = fs::read_to_string(format!("/proc/{server}/status"))?;
+    ensure!(!status.contains("VmLck:\t       0 kB"), "{status}");
     let open = fs::read_dir(format!("/proc/{server}/fd"))?;
     for descriptor in open {
         let target = fs::read_link(descriptor?.path()).unwrap_or_default();
