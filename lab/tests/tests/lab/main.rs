@@ -240,6 +240,10 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("lock-out-hung", &[lock_out::hung])
     },
     LabTest {
+    LabTest {
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("input-handed-over", &[compete::handed_over])
+    },
         modules: &["dummy_hcd"],
         ..LabTest::new("gadget", &[gadget::through_usb])
     },
