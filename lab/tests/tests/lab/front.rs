@@ -1,8 +1,12 @@
 //! The front of a box: a real button opens pairing, and the box's own screen shows the code.
 
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use drm::Device as _;
 use evdevil::event::{EventType, Key};
 use evdevil::uinput::UinputDevice;
 use qrcode::{Color, QrCode};
@@ -13,7 +17,9 @@ use soft_kvm_video::source::{Captured, VideoSource as _};
 
 use crate::input::{Event, Hardware, KEY_A};
 use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
-use crate::viewer::Console;
+use crate::pairing::{self, WRONG};
+use crate::privsep::{UNPRIVILEGED, check_powerless};
+use crate::viewer::{CARD, Console};
 
 const BUTTON: &str = "box-front";
 const KEY: u16 = 0x211;
@@ -29,16 +35,29 @@ const STORY: &str = "(import 'default.jsonnet') + {
 }";
 
 pub(crate) fn button_and_screen() -> anyhow::Result<()> {
+    paired_at(&["--no-discovery"])
+}
+
+/// The same with a server that has no right to either: the broker opens them.
+pub(crate) fn by_broker() -> anyhow::Result<()> {
+    paired_at(UNPRIVILEGED)
+}
+
+fn paired_at(options: &[&str]) -> anyhow::Result<()> {
     let console = Console::new()?;
     let (target, near) = kvm::two_hosts()?;
     let story = guest::folder("story")?.join("box.jsonnet");
-    std::fs::write(&story, STORY)?;
-    let button = plug()?;
+    fs::write(&story, STORY)?;
+    let button = plug_in()?;
     let mut server = Server::start(
         Host::Namespace(&target),
-        &["--no-discovery", "--story", &story.to_string_lossy()],
+        &[options, &["--story", &story.to_string_lossy()]].concat(),
     )?;
     server.process.wait_line(READ, SOON)?;
+    if options == UNPRIVILEGED {
+        check_powerless(server.process.id())?;
+        read_only(&server)?;
+    }
 
     // The first window is open from the start, and its code on the screen.
     let first = server.code()?.to_owned();
@@ -64,7 +83,7 @@ pub(crate) fn button_and_screen() -> anyhow::Result<()> {
     // Pulled and plugged in again.
     drop(button);
     server.process.wait_line("the button has gone", SOON)?;
-    let button = plug()?;
+    let button = plug_in()?;
     guest::wait_for("the button again", SOON, || {
         let output = server.process.output();
         (output.matches(READ).count() == 2).then_some(())
@@ -73,13 +92,76 @@ pub(crate) fn button_and_screen() -> anyhow::Result<()> {
     let code = next_code(&server, 2)?;
     on_screen(&server, &code)?;
 
+    // Five wrong codes close the window.
+    let third = Seat::named("third", Host::Namespace(&near))?;
+    for _ in 0..5 {
+        pairing::refused(&third, TARGET, &pairing::wrong(&code), WRONG)?;
+    }
+    given_back(&console, &server)?;
+
+    // Another program has the screen: its picture stays, and the code that the console has pairs all the same.
+    let other = Master::new()?;
+    button.tap(KEY)?;
+    let code = next_code(&server, 3)?;
+    server
+        .process
+        .wait_line("another program has the screen", SOON)?;
+    third.pair(TARGET, &code)?;
+    ensure!(console.is_shown()?, "taken from another program");
+    button.tap(KEY)?;
+    let code = next_code(&server, 4)?;
+    drop(other);
+    on_screen(&server, &code)?;
+
     // The end of the server gives the screen back, too.
     server.stop()?;
     ensure!(console.is_shown()?, "the screen is not given back");
     Ok(())
 }
 
-fn plug() -> anyhow::Result<Hardware> {
+/// A program that has the card's screens.
+struct Master(File);
+
+impl Master {
+    fn new() -> anyhow::Result<Self> {
+        let card = Self(OpenOptions::new().read(true).write(true).open(CARD)?);
+        // It is by its opening, unless somebody else is.
+        card.acquire_master_lock()?;
+        Ok(card)
+    }
+}
+
+impl AsFd for Master {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+impl drm::Device for Master {}
+
+/// The server has the button to read only.
+fn read_only(server: &Server) -> anyhow::Result<()> {
+    let process = format!("/proc/{}", server.process.id());
+    let mut buttons = 0;
+    for file in fs::read_dir(format!("{process}/fd"))? {
+        let file = file?;
+        let opened = fs::read_link(file.path()).unwrap_or_default();
+        if opened.starts_with("/dev/input") {
+            let number = file.file_name();
+            let info = Path::new(&process).join("fdinfo").join(number);
+            let info = fs::read_to_string(info)?;
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.context("no flags")?.trim();
+            // O_RDONLY, in octal.
+            let access = u32::from_str_radix(flags, 8)? & 0o3;
+            ensure!(access == 0, "{opened:?}: {info}");
+            buttons += 1;
+        }
+    }
+    ensure!(buttons == 1, "{buttons} input devices are open");
+    Ok(())
+}
+
+fn plug_in() -> anyhow::Result<Hardware> {
     let device = UinputDevice::builder()?
         .with_keys([KEY_A, KEY].map(Key::from_raw))?
         .with_key_repeat()?
@@ -105,7 +187,15 @@ fn given_back(console: &Console, server: &Server) -> anyhow::Result<()> {
     guest::wait_for("the screen's old picture", SOON, || {
         console.is_shown().ok()?.then_some(())
     })
-    .with_context(|| server.process.output())
+    .with_context(|| server.process.output())?;
+    // Nor is the card kept open, which would keep its master.
+    guest::wait_for("the end of its screen", SOON, || {
+        let files = fs::read_dir(format!("/proc/{}/fd", server.process.id())).ok()?;
+        let mut opened = files
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok());
+        (!opened.any(|file| file == Path::new(CARD))).then_some(())
+    })
 }
 
 /// Waits until the screen shows the QR code of this pairing code.
@@ -122,7 +212,7 @@ fn on_screen(server: &Server, code: &str) -> anyhow::Result<()> {
 
 /// The modules of a QR code of this width on the screen, by the colour in the middle of each.
 fn scan(width: usize) -> Option<Vec<Color>> {
-    let mut source = KmsSource::open(KmsOptions::new("/dev/dri/card0")).ok()?;
+    let mut source = KmsSource::open(KmsOptions::new(CARD)).ok()?;
     let Captured::Frame(frame) = source.next(Duration::from_millis(200)).ok()? else {
         return None;
     };
