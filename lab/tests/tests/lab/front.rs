@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -20,6 +21,7 @@ use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
 use crate::pairing::{self, WRONG};
 use crate::privsep::{UNPRIVILEGED, check_powerless};
 use crate::viewer::{CARD, Console};
+use crate::{plug, service, system};
 
 const BUTTON: &str = "box-front";
 const KEY: u16 = 0x211;
@@ -41,6 +43,64 @@ pub(crate) fn button_and_screen() -> anyhow::Result<()> {
 /// The same with a server that has no right to either: the broker opens them.
 pub(crate) fn by_broker() -> anyhow::Result<()> {
     paired_at(UNPRIVILEGED)
+}
+
+/// The service of our package has both, by its broker.
+pub(crate) fn by_service() -> anyhow::Result<()> {
+    system::unpack_package()?;
+    guest::modprobe("vkms", &[])?;
+    let console = Console::new()?;
+    fs::write(service::STORY, STORY)?;
+    let button = plug_in()?;
+    system::systemctl(&format!("start {}", service::SERVER))?;
+    in_journal(READ, 1)?;
+    for (window, name) in [(1, "first"), (2, "second")] {
+        // The first window is open from the start.
+        if window == 2 {
+            button.tap(KEY)?;
+        }
+        let opened = in_journal(SAID, window)?;
+        guest::wait_for("the code on the screen", SOON, || {
+            (!console.is_shown().ok()?).then_some(())
+        })
+        .with_context(|| system::status(service::SERVER))?;
+        let (_, code) = opened.rsplit_once(SAID).context("no code")?;
+        let code: String = code.chars().take(6).collect();
+        let seat = Seat::named(name, Host::Kernel)?;
+        seat.pair(plug::HERE, &code)
+            .map_err(|error| error.context(system::status(service::SERVER)))?;
+        guest::wait_for("the screen's old picture", SOON, || {
+            console.is_shown().ok()?.then_some(())
+        })
+        .with_context(|| system::status(service::SERVER))?;
+    }
+    let told = Command::new("/usr/bin/soft-kvm-server")
+        .args(["doctor", "--json", "--state-dir", "/var/lib/soft-kvm"])
+        .output()?;
+    let told: Value = serde_json::from_slice(&told.stdout)?;
+    let findings = told.get("findings").and_then(Value::as_array);
+    let broker = findings
+        .into_iter()
+        .flatten()
+        .find(|finding| finding.get("check") == Some(&"broker".into()))
+        .context("nothing about the broker")?;
+    ensure!(broker.get("state") == Some(&"ok".into()), "{broker}");
+    Ok(())
+}
+
+/// Waits until the journal has this text so often; gives all that the server has said.
+fn in_journal(text: &str, times: usize) -> anyhow::Result<String> {
+    let unit = format!("_SYSTEMD_UNIT={}", service::SERVER);
+    guest::wait_for(&format!("{text:?} in the journal"), SOON, || {
+        let lines = system::journal(&[&unit]).ok()?;
+        let said: Vec<_> = lines
+            .iter()
+            .map(|line| system::field(line, "MESSAGE"))
+            .collect();
+        let said = said.join("\n");
+        (said.matches(text).count() >= times).then_some(said)
+    })
+    .with_context(|| system::status(service::SERVER))
 }
 
 fn paired_at(options: &[&str]) -> anyhow::Result<()> {

@@ -221,6 +221,11 @@ const TESTS: &[LabTest] = &[
         timeout: Duration::from_secs(240),
         ..LabTest::new("pairing-front-broker", &[front::by_broker])
     },
+    LabTest {
+        systemd: true,
+        timeout: Duration::from_secs(240),
+        ..LabTest::new("pairing-front-service", &[front::by_service])
+    },
     LabTest::new("type", &[typing::through_uinput]),
     LabTest::new("keyboard", &[keyboard::on_one_kernel]),
     LabTest::new("keyboard_unplugged", &[keyboard::unplugged]),
