@@ -18,6 +18,7 @@ use soft_kvm_platform::os::{confine, gadget, process};
 use soft_kvm_service::console;
 
 use crate::cli::{BrokerArgs, RunArgs};
+use crate::front;
 use crate::run::file_stamps;
 use crate::settings::{self, Settings};
 
@@ -164,11 +165,15 @@ fn grants(story: &Story) -> Grants {
         screen,
         uinput,
         gadget,
+        button: front::button(story.control()),
+        monitor: story.control().pair_screen.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use soft_kvm_core::story::Kind;
+
     use super::*;
 
     #[test]
@@ -178,6 +183,7 @@ mod tests {
             (&any.capture, &any.screen, any.uinput),
             (&Grant::Any, &Grant::Any, true)
         );
+        assert_eq!((any.button, any.monitor), (None, None));
         let args = RunArgs {
             source: Some("v4l2:/dev/video7".to_owned()),
             encoder: Some("openh264".to_owned()),
@@ -187,5 +193,19 @@ mod tests {
         let one = grants(&settings.story);
         assert_eq!(one.capture, Grant::Only("/dev/video7".into()));
         assert_eq!((one.codec, one.screen), (Grant::Nothing, Grant::Nothing));
+    }
+
+    #[test]
+    fn a_boxs_button_and_screen_are_handed_over() {
+        let mut story = Story::embedded();
+        for (key, value) in [("pair_button", "gpio-keys"), ("pair_screen", "HDMI-A-1")] {
+            story = story
+                .with(Kind::Control, key, value.into(), key)
+                .expect("a good story");
+        }
+        let grants = grants(&story);
+        let button = ("gpio-keys".to_owned(), "KEY_WPS_BUTTON".to_owned());
+        assert_eq!(grants.button, Some(button));
+        assert_eq!(grants.monitor.as_deref(), Some("HDMI-A-1"));
     }
 }

@@ -21,7 +21,7 @@ use crate::clipboard::Clipboards;
 use crate::session::{Sessions, SinkChoice};
 
 /// How long a pairing window stays open.
-const PAIRING_TIME: Duration = Duration::from_secs(120);
+pub(crate) const PAIRING_TIME: Duration = Duration::from_secs(120);
 /// At the first start nobody is paired: whoever sets the server up has this long.
 const FIRST_PAIRING_TIME: Duration = Duration::from_secs(3600);
 

@@ -8,11 +8,12 @@ use soft_kvm_core::Lang;
 use soft_kvm_core::story::{
     CaptureDriver, CaptureParams, EncoderDriver, InputDriver, Story, VideoParams,
 };
-use soft_kvm_platform::os::{clock, disk, probe};
+use soft_kvm_platform::os::{clock, disk, lockdown, probe};
 use soft_kvm_service::console;
 use soft_kvm_service::doctor::access::{self, User};
 use soft_kvm_service::doctor::clock::Clock;
 use soft_kvm_service::doctor::firewall::{self, Packet, Readings};
+use soft_kvm_service::doctor::lock_in;
 use soft_kvm_service::doctor::modules::{self, Module};
 use soft_kvm_service::doctor::network::{self, Buffers, PowerSave};
 use soft_kvm_service::doctor::ports::{self, Protocol, Wanted};
@@ -46,7 +47,9 @@ pub fn run(args: &DoctorArgs, lang: Lang) -> anyhow::Result<bool> {
     };
     findings.extend(at.devices());
     findings.extend(at.keeping(&state_dir));
-    findings.extend(at.ports(&state_dir));
+    let runs = UnixStream::connect(local::path(&state_dir)).is_ok();
+    findings.extend(at.lock_in(runs));
+    findings.extend(at.ports(runs));
     findings.extend(at.network());
     let report = Report::new("soft-kvm-server", env!("CARGO_PKG_VERSION"), findings);
     report.print(args.json, lang)?;
@@ -137,7 +140,13 @@ impl Doctor<'_> {
         state::check(&folder, disk, self.user, self.reader)
     }
 
-    fn ports(&self, state_dir: &Path) -> Vec<Finding> {
+    fn lock_in(&self, runs: bool) -> Vec<Finding> {
+        let version = lockdown::landlock_version();
+        let facts = lock_in::Facts::read(self.machine, version, runs);
+        lock_in::check(&facts, self.reader)
+    }
+
+    fn ports(&self, runs: bool) -> Vec<Finding> {
         let all = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         let own = |protocol| Wanted {
             protocol,
@@ -151,14 +160,13 @@ impl Doctor<'_> {
             port: metrics.port,
             option: "--metrics-port",
         });
-        let running = UnixStream::connect(local::path(state_dir)).is_ok();
         let sockets = ports::bound(self.machine);
         [Some(own(Protocol::Tcp)), Some(own(Protocol::Udp)), metrics]
             .into_iter()
             .flatten()
             .map(|wanted| {
                 let facts = ports::Facts::read(self.machine, wanted, sockets.as_deref());
-                ports::check(&facts, self.user, running, self.reader)
+                ports::check(&facts, self.user, runs, self.reader)
             })
             .collect()
     }

@@ -10,7 +10,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use soft_kvm_core::story::{ControlParams, Story};
-use soft_kvm_platform::os::broker;
 use soft_kvm_platform::os::evdev::Button;
 use soft_kvm_platform::os::lockdown::{self, Class};
 
@@ -30,15 +29,18 @@ struct Parts {
 
 impl Parts {
     fn of(control: &ControlParams) -> Self {
-        let key = control.pair_key.as_deref().unwrap_or(KEY);
         Self {
-            button: control
-                .pair_button
-                .clone()
-                .map(|button| (button, key.to_owned())),
+            button: button(control),
             screen: control.pair_screen.clone(),
         }
     }
+}
+
+/// The button's device, by its node or name, and its key.
+pub(crate) fn button(control: &ControlParams) -> Option<(String, String)> {
+    let key = control.pair_key.as_deref().unwrap_or(KEY);
+    let device = control.pair_button.clone()?;
+    Some((device, key.to_owned()))
 }
 
 /// The threads of button and screen; dropping ends them, and gives the screen back.
@@ -77,15 +79,6 @@ struct Threads {
 impl Threads {
     fn start(context: &Arc<Context>, parts: &Parts) -> Self {
         let mut threads = Self::default();
-        if parts.button.is_none() && parts.screen.is_none() {
-            return threads;
-        }
-        if broker::is_used() {
-            tracing::error!(
-                "pair_button and pair_screen are not used: the broker opens neither; run the server without --user and --broker"
-            );
-            return threads;
-        }
         if let Some((device, key)) = parts.button.clone() {
             if Button::knows(&key) {
                 let context = Arc::clone(context);

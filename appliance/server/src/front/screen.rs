@@ -6,6 +6,7 @@ use std::thread;
 use soft_kvm_core::{FrameRate, MonoTime, Size};
 use soft_kvm_platform::os::clock;
 use soft_kvm_platform::os::display::{Display, DisplayError, DisplayOptions};
+use soft_kvm_security::pairing::PairingWindow;
 
 use super::LOOK;
 use super::picture::Picture;
@@ -79,6 +80,13 @@ fn words(error: &DisplayError) -> String {
 struct Windows(Option<(MonoTime, String)>);
 
 impl Windows {
+    /// The code to show at this time, if any: nothing more when the window's time is over or too many tries were wrong.
+    fn code(&mut self, window: &PairingWindow, now: MonoTime) -> Option<String> {
+        let code = window.code(now)?.reveal().to_owned();
+        self.is_for_screen(window.closes_at(), &code)
+            .then_some(code)
+    }
+
     fn is_for_screen(&mut self, closes: MonoTime, code: &str) -> bool {
         match &self.0 {
             Some((time, first)) if *time == closes => first == code,
@@ -96,11 +104,8 @@ fn picture(context: &Context, windows: &mut Windows) -> Option<Picture> {
     let (code, closes) = {
         let pairing = lock(&context.pairing);
         let (window, _) = pairing.as_ref()?;
-        (window.code(now)?.reveal().to_owned(), window.closes_at())
+        (windows.code(window, now)?, window.closes_at())
     };
-    if !windows.is_for_screen(closes, &code) {
-        return None;
-    }
     Some(Picture {
         name: context.name().to_string(),
         addresses: addresses(context.control_port()),
@@ -128,7 +133,25 @@ fn addresses(port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::context::PAIRING_TIME;
+
+    #[test]
+    fn a_code_is_off_the_screen_when_its_time_is_over() {
+        let opened = MonoTime::from_nanos(7);
+        let window = PairingWindow::open(opened, PAIRING_TIME).expect("random numbers");
+        let mut windows = Windows::default();
+        let code = windows.code(&window, opened);
+        assert_eq!(code.as_ref().map(String::len), Some(6));
+        let last = opened + (PAIRING_TIME - Duration::from_nanos(1));
+        assert_eq!(windows.code(&window, last), code);
+        assert_eq!(windows.code(&window, opened + PAIRING_TIME), None);
+        let next =
+            PairingWindow::open(opened + PAIRING_TIME, PAIRING_TIME).expect("random numbers");
+        assert!(windows.code(&next, opened + PAIRING_TIME).is_some());
+    }
 
     #[test]
     fn a_window_is_on_the_screen_until_somebody_paired() {

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod clock;
 pub mod firewall;
+pub mod lock_in;
 mod machine;
 pub mod modules;
 pub mod network;

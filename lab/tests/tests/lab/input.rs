@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use evdevil::event::{EventType, InputEvent, Key, Led, Misc, Rel};
@@ -154,10 +154,19 @@ impl Hardware {
     }
 }
 
+/// An event, and when.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    at: Instant,
+    /// By the kernel.
+    made: SystemTime,
+    event: Event,
+}
+
 /// Every event of a device from now on.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    events: Arc<Mutex<Vec<(Instant, Event)>>>,
+    events: Arc<Mutex<Vec<Read>>>,
     gone: Arc<AtomicBool>,
 }
 
@@ -190,13 +199,14 @@ impl Reader {
             let mut buffer = [InputEvent::zeroed(); 64];
             while let Ok(count @ 1..) = device.read_events(&mut buffer) {
                 let now = Instant::now();
-                let read = buffer.iter().take(count).map(|event| {
-                    let event = Event {
+                let read = buffer.iter().take(count).map(|event| Read {
+                    at: now,
+                    made: event.time(),
+                    event: Event {
                         kind: event.event_type(),
                         code: event.raw_code(),
                         value: event.raw_value(),
-                    };
-                    (now, event)
+                    },
                 });
                 lock(&events).extend(read);
             }
@@ -208,7 +218,7 @@ impl Reader {
 
     /// What was read so far.
     pub(crate) fn events(&self) -> Vec<Event> {
-        lock(&self.events).iter().map(|(_, event)| *event).collect()
+        lock(&self.events).iter().map(|read| read.event).collect()
     }
 
     /// The whole reports that were read so far.
@@ -225,7 +235,15 @@ impl Reader {
 
     /// The same with the time of each reading.
     pub(crate) fn stamped(&self) -> Vec<(Instant, Event)> {
-        lock(&self.events).clone()
+        let events = lock(&self.events);
+        events.iter().map(|read| (read.at, read.event)).collect()
+    }
+
+    /// When the kernel made this event, each time.
+    pub(crate) fn made(&self, event: Event) -> Vec<SystemTime> {
+        let events = lock(&self.events);
+        let same = events.iter().filter(|read| read.event == event);
+        same.map(|read| read.made).collect()
     }
 
     /// Whether the device is there no more.

@@ -213,8 +213,18 @@ const TESTS: &[LabTest] = &[
     LabTest::new("pairing_mdns", &[pairing::by_name]),
     LabTest {
         modules: &["vkms"],
-        timeout: Duration::from_secs(120),
+        timeout: Duration::from_secs(240),
         ..LabTest::new("pairing_button_and_screen", &[front::button_and_screen])
+    },
+    LabTest {
+        modules: &["vkms"],
+        timeout: Duration::from_secs(240),
+        ..LabTest::new("pairing-front-broker", &[front::by_broker])
+    },
+    LabTest {
+        systemd: true,
+        timeout: Duration::from_secs(240),
+        ..LabTest::new("pairing-front-service", &[front::by_service])
     },
     LabTest::new("type", &[typing::through_uinput]),
     LabTest::new("keyboard", &[keyboard::on_one_kernel]),
@@ -230,6 +240,10 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("stall", &[stall::backlog])
     },
     LabTest::new("input-two-clients", &[compete::two_clients]),
+    LabTest {
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("input-handed-over", &[compete::handed_over])
+    },
     LabTest {
         // Long enough for 200 rounds.
         timeout: Duration::from_secs(900),

@@ -9,7 +9,7 @@ use soft_kvm_lab_tests::guest::{self, Namespace};
 use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
 
 const NAME: &str = "rack-7";
-const WRONG: &str = "the code is wrong";
+pub(crate) const WRONG: &str = "the code is wrong";
 /// A server that says its name and shows the test card.
 const STORY: &str = "(import 'default.jsonnet') + {
   control+: { name: 'rack-7' },
@@ -126,7 +126,12 @@ fn watch(seat: &Seat<'_>) -> anyhow::Result<()> {
 }
 
 /// Pairs in vain, for this reason.
-fn refused(seat: &Seat<'_>, server: &str, code: &str, reason: &str) -> anyhow::Result<()> {
+pub(crate) fn refused(
+    seat: &Seat<'_>,
+    server: &str,
+    code: &str,
+    reason: &str,
+) -> anyhow::Result<()> {
     let Err(error) = seat.run(&["pair", server, "--code", code]) else {
         anyhow::bail!("the code {code} was taken");
     };
@@ -146,7 +151,7 @@ fn refused(seat: &Seat<'_>, server: &str, code: &str, reason: &str) -> anyhow::R
 }
 
 /// Another code than this one.
-fn wrong(code: &str) -> String {
+pub(crate) fn wrong(code: &str) -> String {
     let last = if code.ends_with('0') { "1" } else { "0" };
     format!("{}{last}", code.get(..5).unwrap_or_default())
 }

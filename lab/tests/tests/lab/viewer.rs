@@ -16,7 +16,7 @@ use soft_kvm_video::source::{Captured, VideoSource as _};
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 use crate::picture::{COLOUR_BARS, near};
 
-const CARD: &str = "/dev/dri/card0";
+pub(crate) const CARD: &str = "/dev/dri/card0";
 /// The mode that the monitor has before: not the stream's.
 const BEFORE: (u16, u16) = (1024, 768);
 const STREAM: (u32, u32) = (640, 480);

@@ -43,11 +43,22 @@ pub struct Grants {
     pub uinput: bool,
     /// USB device controllers, as folders in `/sys/class/udc`.
     pub gadget: Grant,
+    /// The button that opens pairing: its device's node or name, and its key.
+    pub button: Option<(String, String)>,
+    /// Connector of the screen that shows the pairing code.
+    pub monitor: Option<String>,
 }
 
 impl Grants {
     /// Whether the path may be opened for `kind` at all; what is behind it is looked at when it is open.
     pub(super) fn lets(&self, kind: Kind, node: &Path) -> bool {
+        let is = |named: &str| node.as_os_str() == named;
+        match kind {
+            // These are words of the story's; the broker looks for the node itself.
+            Kind::Button => return self.button.as_ref().is_some_and(|(device, _)| is(device)),
+            Kind::Monitor => return self.monitor.as_deref().is_some_and(is),
+            _ => {}
+        }
         let plain = node
             .components()
             .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
@@ -63,6 +74,7 @@ impl Grants {
             Kind::Video => self.capture.lets(node) || self.codec.lets(node),
             Kind::Screen | Kind::Framebuffer => self.screen.lets(node),
             Kind::Uinput => self.uinput && node == Path::new("/dev/uinput"),
+            Kind::Button | Kind::Monitor => false,
         }
     }
 
@@ -109,6 +121,7 @@ mod tests {
             screen: Grant::Any,
             uinput: true,
             gadget: Grant::Any,
+            ..Grants::default()
         };
         assert!(all.lets(Kind::Gadget, Path::new("/sys/class/udc/dummy_udc.0")));
         for (kind, node) in [
@@ -119,8 +132,33 @@ mod tests {
             (Kind::Gadget, "/sys/class/udc/../net"),
             (Kind::Gadget, "/sys/class/udc"),
             (Kind::Gadget, "/sys/class/udc/a/b"),
+            (Kind::Button, "/dev/input/event0"),
+            (Kind::Monitor, "HDMI-A-1"),
         ] {
             assert!(!all.lets(kind, Path::new(node)), "{kind:?} {node}");
+        }
+    }
+
+    #[test]
+    fn button_and_screen_are_asked_for_in_the_storys_words() {
+        let grants = Grants {
+            button: Some(("gpio-keys".to_owned(), "KEY_WPS_BUTTON".to_owned())),
+            monitor: Some("HDMI-A-1".to_owned()),
+            ..Grants::default()
+        };
+        assert!(grants.lets(Kind::Button, Path::new("gpio-keys")));
+        assert!(grants.lets(Kind::Monitor, Path::new("HDMI-A-1")));
+        for (kind, words) in [
+            (Kind::Button, "gpio-keys/"),
+            (Kind::Button, "HDMI-A-1"),
+            (Kind::Button, "/dev/input/event0"),
+            (Kind::Button, ""),
+            (Kind::Monitor, "HDMI-A-2"),
+            (Kind::Monitor, "/dev/dri/card0"),
+            (Kind::Screen, "HDMI-A-1"),
+            (Kind::Video, "gpio-keys"),
+        ] {
+            assert!(!grants.lets(kind, Path::new(words)), "{kind:?} {words}");
         }
     }
 }

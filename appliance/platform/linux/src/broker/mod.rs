@@ -32,6 +32,10 @@ pub enum Kind {
     Uinput,
     /// A USB gadget on a device controller.
     Gadget,
+    /// The button that opens pairing, to read: by the story's words for it.
+    Button,
+    /// The own screen that shows the pairing code: by its connector.
+    Monitor,
 }
 
 /// Opens a device node for reading and writing, without blocking: by the broker where there is one, else by this process.

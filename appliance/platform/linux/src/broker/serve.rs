@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use super::wire::{Answer, QUESTION_LEN, Question};
 use super::{Grants, Kind, open_here};
 use crate::kms::{self, Fb2};
-use crate::{gadget, v4l2};
+use crate::{display, evdev, gadget, v4l2};
 
 /// Major number of DRM cards (`<drm/drm.h>`, `DRM_MAJOR`).
 const DRM_MAJOR: u64 = 226;
@@ -120,6 +120,19 @@ fn take(question: &Question, grants: &Grants, held: &mut Held) -> Result<(Fb2, V
         Kind::Gadget => {
             let fds = gadget::obey(&mut held.gadget, node, question.id)?;
             Ok((Fb2::default(), fds))
+        }
+        Kind::Button => {
+            let (device, key) = grants.button.as_ref().ok_or(libc::EACCES)?;
+            one(
+                evdev::open_button(device, key).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => libc::ENOENT,
+                    _ => code(error),
+                })?,
+            )
+        }
+        Kind::Monitor => {
+            let connector = grants.monitor.as_deref().ok_or(libc::EACCES)?;
+            one(display::open_master(connector).map_err(code)?)
         }
         Kind::Screen => one(card(node)?.into()),
         Kind::Framebuffer => {

@@ -16,7 +16,8 @@ const VERSION: u8 = 1;
 /// Where the path begins; the rest is zero.
 const PATH: usize = 8;
 
-/// What is asked: version, kind, the question's number, the framebuffer's id or the gadget's step, the node's path.
+/// What is asked: version, kind, the question's number, the framebuffer's id or the gadget's step, the node's path or
+/// what the story calls the device.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) kind: Kind,
@@ -66,6 +67,8 @@ impl Question {
             Kind::Framebuffer => 3,
             Kind::Uinput => 4,
             Kind::Gadget => 5,
+            Kind::Button => 6,
+            Kind::Monitor => 7,
         };
         let [a, b, c, d] = self.id.to_ne_bytes();
         let [n, m] = self.number.to_ne_bytes();
@@ -85,6 +88,8 @@ impl Question {
             3 => Kind::Framebuffer,
             4 => Kind::Uinput,
             5 => Kind::Gadget,
+            6 => Kind::Button,
+            7 => Kind::Monitor,
             _ => return None,
         };
         let path: [u8; QUESTION_LEN - PATH] = path.try_into().ok()?;

@@ -6,6 +6,7 @@
 mod mode;
 mod screen;
 
+pub(crate) use screen::open_master;
 pub use screen::{Display, DisplayOptions};
 
 /// Why nothing can be shown.

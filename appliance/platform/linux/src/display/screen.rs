@@ -1,10 +1,9 @@
 //! A connector with a mode, and the buffers that are shown in turn.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use soft_kvm_core::{FrameRate, Size};
 
 use super::DisplayError;
 use super::mode::{Timing, choose};
+use crate::broker::{self, Kind};
 use crate::dmabuf::{Access, Mapping};
 
 /// One is shown, one is drawn into.
@@ -54,16 +54,50 @@ impl AsFd for Card {
 impl DrmDevice for Card {}
 impl ControlDevice for Card {}
 
-fn become_master(card: &Card) -> bool {
+/// Tries until the screen is free, or counts as taken.
+fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let (patience, pause) = MASTER;
     let start = Instant::now();
-    while card.acquire_master_lock().is_err() {
-        if start.elapsed() >= patience {
-            return false;
+    loop {
+        match attempt() {
+            Err(error) if is_busy(&error) && start.elapsed() < patience => {
+                std::thread::sleep(pause);
+            }
+            outcome => return outcome,
         }
-        std::thread::sleep(pause);
     }
-    true
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBUSY)
+}
+
+/// Master by its opening, or by asking; `EBUSY` while another one is.
+fn become_master(card: &Card) -> io::Result<()> {
+    // Who may not ask, and is not master already, gets EACCES.
+    let asked = card.acquire_master_lock();
+    asked.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))
+}
+
+/// Opens the card with this connector for the broker to hand over, as its master: the right to that stays with the open file,
+/// whoever has it, and ends when it is closed. `EBUSY` while another program is master, `ENODEV` without a monitor.
+pub(crate) fn open_master(connector: &str) -> io::Result<OwnedFd> {
+    let mut last = io::Error::from_raw_os_error(libc::ENODEV);
+    for node in crate::probe::cards_with(connector) {
+        let opened = || {
+            let card = Card(broker::open_here(&node)?.into());
+            become_master(&card)?;
+            let monitor = find_connector(&card, Some(connector))?;
+            monitor.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+            Ok(card)
+        };
+        match opened() {
+            Ok(Card(file)) => return Ok(file.into()),
+            Err(error) if is_busy(&last) => drop::<io::Error>(error),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Property ids of one object by name.
@@ -102,6 +136,9 @@ impl Display {
     /// # Errors
     /// [`DisplayError`]: no monitor, no right to the card, or another program has it.
     pub fn open(options: &DisplayOptions) -> Result<Self, DisplayError> {
+        if broker::is_used() {
+            return Self::ask(options.connector.as_deref().unwrap_or_default());
+        }
         let cards = match &options.device {
             Some(device) => vec![device.clone()],
             None => crate::probe::drm_cards(),
@@ -118,14 +155,33 @@ impl Display {
 
     fn open_card(path: &Path, wanted: Option<&str>) -> Result<Self, DisplayError> {
         let device = path.display().to_string();
-        let fail = |action| failed(&device, action);
-        let mut open = OpenOptions::new();
-        open.read(true).write(true);
-        open.custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK);
-        let card = Card(open.open(path).map_err(fail("open"))?);
-        if !become_master(&card) {
-            return Err(DisplayError::Busy { device });
+        let card = Card(
+            broker::open_here(path)
+                .map_err(failed(&device, "open"))?
+                .into(),
+        );
+        patiently(|| become_master(&card)).map_err(failed(&device, "DRM_IOCTL_SET_MASTER"))?;
+        Self::on(card, device, wanted)
+    }
+
+    /// The card that the broker opens for this connector. Each opening is a new one: a file of another process can be master
+    /// again by that process only.
+    fn ask(connector: &str) -> Result<Self, DisplayError> {
+        let opened = patiently(|| broker::open(Kind::Monitor, Path::new(connector)));
+        let device = connector.to_owned();
+        match opened {
+            Ok(fd) => Self::on(Card(fd.into()), device, Some(connector)),
+            Err(error) if is_busy(&error) => Err(DisplayError::Busy { device }),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Err(
+                DisplayError::NoMonitor(format!("no monitor is connected at {connector}")),
+            ),
+            Err(error) => Err(failed(&device, "open")(error)),
         }
+    }
+
+    /// With a card that this process, or who opened it, is master of.
+    fn on(card: Card, device: String, wanted: Option<&str>) -> Result<Self, DisplayError> {
+        let fail = |action| failed(&device, action);
         card.set_client_capability(ClientCapability::UniversalPlanes, true)
             .map_err(fail("DRM_CLIENT_CAP_UNIVERSAL_PLANES"))?;
         card.set_client_capability(ClientCapability::Atomic, true)

@@ -1,7 +1,9 @@
 //! One key of one device, as a button of a box: read beside everyone else, never grabbed.
 
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +11,11 @@ use evdevil::Evdev;
 use evdevil::event::{InputEvent, Key};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{is_ours, nodes};
+use super::{FOLDER, is_ours, nodes};
+use crate::broker::{self, Kind};
+
+/// Major number of the input system's devices (`<linux/major.h>`).
+const INPUT_MAJOR: u32 = 13;
 
 /// A button that is plugged in.
 #[derive(Debug)]
@@ -25,47 +31,25 @@ impl Button {
         key.parse::<Key>().is_ok()
     }
 
-    /// Opens the device with this node or name, if it has the key. Our own virtual devices are left out: else whoever controls
-    /// this machine could press its button.
+    /// Opens the device with this node or name to read, if it has the key: by the broker where there is one. Our own virtual
+    /// devices are left out: else whoever controls this machine could press its button.
     ///
     /// # Errors
     /// There is none at the moment, or it cannot be opened.
     pub fn open(which: &str, key: &str) -> io::Result<Self> {
-        let key: Key = key
-            .parse()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such key"))?;
-        if which.starts_with('/') {
-            let device = Evdev::open(Path::new(which))?;
-            return fits(&device, key)?
-                .then_some(Self { device, key })
-                .ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::NotFound, "the device has no such key")
-                });
+        let key = parse(key)?;
+        if !broker::is_used() {
+            let device = find(which, key)?;
+            return Ok(Self { device, key });
         }
-        let mut refused = None;
-        for (_, node) in nodes() {
-            let device = match Evdev::open(&node) {
-                Ok(device) => device,
-                Err(error) => {
-                    refused = Some(error);
-                    continue;
-                }
-            };
-            // A device may go while it is looked at.
-            let named = device.name().is_ok_and(|name| name == which);
-            if named && fits(&device, key).unwrap_or(false) {
-                return Ok(Self { device, key });
-            }
-        }
-        // Without the right to devices nobody can tell whether it is there.
-        Err(refused
-            .filter(|error| error.kind() == io::ErrorKind::PermissionDenied)
-            .unwrap_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "no device of this name has such a key",
-                )
-            }))
+        let opened = broker::open(Kind::Button, Path::new(which));
+        let device = opened.and_then(adopt).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => missing(),
+            _ => error,
+        })?;
+        // The broker's story may be newer than the one that named the key.
+        let device = fits(&device, key)?.then_some(device).ok_or_else(missing)?;
+        Ok(Self { device, key })
     }
 
     /// Waits until the button is pressed, for `limit` at most. Auto-repeat and releases are no presses.
@@ -92,8 +76,89 @@ impl Button {
     }
 }
 
+/// The same for the broker, which hands it over.
+pub(crate) fn open_button(which: &str, key: &str) -> io::Result<OwnedFd> {
+    find(which, parse(key)?).map(OwnedFd::from)
+}
+
+fn parse(key: &str) -> io::Result<Key> {
+    let parsed = key.parse();
+    parsed.map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such key"))
+}
+
+fn missing() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        "no device of this name has such a key",
+    )
+}
+
+fn find(which: &str, key: Key) -> io::Result<Evdev> {
+    if which.starts_with('/') {
+        // It may be a link of udev's.
+        let device = open(&Path::new(which).canonicalize()?)?;
+        return fits(&device, key)?
+            .then_some(device)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the device has no such key"));
+    }
+    let mut refused = None;
+    // No other device is opened.
+    let called = nodes().into_iter().filter(|(number, _)| {
+        let file = format!("/sys/class/input/event{number}/device/name");
+        std::fs::read_to_string(file).is_ok_and(|name| name.strip_suffix('\n') == Some(which))
+    });
+    for (_, node) in called {
+        let device = match open(&node) {
+            Ok(device) => device,
+            Err(error) => {
+                refused = Some(error);
+                continue;
+            }
+        };
+        // A device may go while it is looked at, and another one have its number.
+        let named = device.name().is_ok_and(|name| name == which);
+        if named && fits(&device, key).unwrap_or(false) {
+            return Ok(device);
+        }
+    }
+    // Without the right to devices nobody can tell whether it has the key.
+    Err(refused
+        .filter(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        .unwrap_or_else(missing))
+}
+
+/// To read only, without blocking.
+fn open(node: &Path) -> io::Result<Evdev> {
+    if node.parent() != Some(Path::new(FOLDER)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no input device",
+        ));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(node)?;
+    adopt(file.into())
+}
+
+/// Takes a descriptor as what it should be.
+fn adopt(fd: OwnedFd) -> io::Result<Evdev> {
+    let file = File::from(fd);
+    let metadata = file.metadata()?;
+    if !metadata.file_type().is_char_device() || libc::major(metadata.rdev()) != INPUT_MAJOR {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no input device",
+        ));
+    }
+    // SAFETY: it is a character device of the input system, all of whose drivers refuse the calls of others.
+    let device = unsafe { Evdev::from_owned_fd(file.into()) };
+    device.driver_version()?;
+    Ok(device)
+}
+
 fn fits(device: &Evdev, key: Key) -> io::Result<bool> {
-    device.set_nonblocking(true)?;
     Ok(!is_ours(device)? && device.supported_keys()?.contains(key))
 }
 

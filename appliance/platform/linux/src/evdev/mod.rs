@@ -6,6 +6,7 @@ mod guard;
 mod source;
 
 pub use button::Button;
+pub(crate) use button::open_button;
 pub use guard::{Guard, Release, STALL, run_guard};
 pub use source::{EvdevSource, Selection};
 

@@ -319,6 +319,21 @@ pub(crate) fn drm_cards() -> Vec<PathBuf> {
     nodes("/dev/dri", "card")
 }
 
+/// The cards that have a connector of this name, whatever is at it.
+pub(crate) fn cards_with(connector: &str) -> Vec<PathBuf> {
+    let mut cards = drm_cards();
+    cards.retain(|card| {
+        let name = card.file_name().unwrap_or_default().to_string_lossy();
+        let mut folders = fs::read_dir("/sys/class/drm")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let wanted = format!("{name}-{connector}");
+        folders.any(|folder| folder.file_name() == *wanted)
+    });
+    cards
+}
+
 /// The numbered nodes of a folder, by their numbers.
 fn nodes(folder: &str, prefix: &str) -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = fs::read_dir(folder)
