@@ -355,6 +355,82 @@ fn lost_events_are_followed_by_the_true_key_state() {
 
 #[test]
 #[ignore = "needs /dev/uinput: run in the lab"]
+fn lost_events_are_followed_by_the_true_axes() {
+    use evdevil::event::{Abs, Key};
+    let name = "Lab Flooded Gamepad";
+    let (trigger, thumb) = (KeyCode(0x120), KeyCode(0x121));
+    let axis = |code, minimum, maximum| {
+        let info = evdevil::AbsInfo::new(minimum, maximum)
+            .with_fuzz(16)
+            .with_flat(128);
+        evdevil::uinput::AbsSetup::new(Abs::from_raw(code), info)
+    };
+    // Two axes of a stick, a throttle, a hat.
+    let axes = [
+        axis(0, -32_768, 32_767),
+        axis(1, -32_768, 32_767),
+        axis(6, 0, 1_023),
+        axis(16, -64, 64),
+    ];
+    let device = evdevil::uinput::UinputDevice::builder()
+        .and_then(|builder| builder.with_keys([trigger, thumb].map(|key| Key::from_raw(key.0))))
+        .and_then(|builder| builder.with_abs_axes(axes))
+        .and_then(|builder| builder.build(name))
+        .expect("uinput works in the lab");
+    let hardware = Hardware {
+        device,
+        name: name.to_owned(),
+    };
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    let device = told.added.first().expect("added before grabbed").clone();
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let node = sink.add_device(&device).expect("a twin");
+    let (original, twin) = (
+        Evdev::open(hardware.node()).expect("a second reader"),
+        Evdev::open(&node).expect("the twin's node"),
+    );
+    let state = |device: &Evdev| {
+        let value = |code| device.abs_info(Abs::from_raw(code)).expect("an axis");
+        let values = [0, 1, 6, 16].map(|code| value(code).value());
+        let keys = device.key_state().expect("keys");
+        (values, keys.iter().map(Key::raw).collect::<Vec<_>>())
+    };
+    let at = |code, value| InputEvent::new(EventType::ABS, code, value);
+    hardware.report(&[key(trigger, true), at(6, 900)]);
+    wait(&mut source, &mut told, |told| {
+        told.reports
+            .last()
+            .is_some_and(|(_, events)| events.contains(&at(6, 900)))
+    });
+    // Told once, before more than the kernel queues for a reader.
+    hardware.report(&[key(trigger, false), key(thumb, true)]);
+    hardware.report(&[at(1, -20_000), at(6, 100), at(16, 64)]);
+    for step in 0..400 {
+        hardware.report(&[at(0, step % 7 * 1_000)]);
+    }
+    let wanted = state(&original);
+    assert_eq!(wanted, ([0, -20_000, 100, 64], vec![thumb.0]));
+    wait(&mut source, &mut told, |told| {
+        let mut reports = told.reports.iter();
+        reports.any(|(_, events)| events.contains(&at(1, -20_000)))
+    });
+    pump(&mut source, &mut told);
+    assert!(
+        told.reports.len() < 100,
+        "nothing was lost: the test is void"
+    );
+    for (_, events) in &told.reports {
+        sink.apply(MonoTime::ZERO, device.id, events, false)
+            .expect("the twin takes it");
+    }
+    assert_eq!(state(&twin), wanted);
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
 fn noise_is_filtered_by_the_original_only() {
     let name = "Lab Noisy Slider";
     let position = evdevil::event::Abs::from_raw(0);

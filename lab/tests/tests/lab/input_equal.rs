@@ -20,22 +20,22 @@ use crate::recording::{self, Recording};
 const HASTE: u32 = 4;
 
 /// All recorded devices, taken by a client whose server is on the same kernel.
-struct Scene {
+pub(crate) struct Scene {
     devices: Vec<Device>,
-    client: Client,
+    pub(crate) client: Client,
     server: Server,
     _hosts: (Namespace, Namespace),
 }
 
-struct Device {
+pub(crate) struct Device {
     class: String,
-    recording: Recording,
-    hardware: Hardware,
-    twin: PathBuf,
+    pub(crate) recording: Recording,
+    pub(crate) hardware: Hardware,
+    pub(crate) twin: PathBuf,
 }
 
 impl Scene {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let mut plugged = Vec::new();
         for (class, recording) in recording::all()? {
             let hardware = Hardware::plugged(recording.plug()?, &recording.device.name)?;
@@ -65,14 +65,14 @@ impl Scene {
         })
     }
 
-    fn device(&self, class: &str) -> anyhow::Result<&Device> {
+    pub(crate) fn device(&self, class: &str) -> anyhow::Result<&Device> {
         let mut devices = self.devices.iter();
         devices
             .find(|device| device.class == class)
             .with_context(|| format!("no recording {class}"))
     }
 
-    fn end(self) -> anyhow::Result<()> {
+    pub(crate) fn end(self) -> anyhow::Result<()> {
         self.client.stop()?;
         self.server.stop().map(drop)
     }
@@ -206,7 +206,7 @@ fn merged(reports: Vec<Vec<Event>>) -> Vec<Vec<Event>> {
     merged
 }
 
-/// Kinds that `libinput list-devices` gives each class; libinput has none for joysticks.
+/// Kinds that `libinput list-devices` gives each class; libinput has none for joysticks, which udev tells.
 const CAPABILITIES: &[(&str, &[&str])] = &[
     ("keyboard", &["keyboard"]),
     ("media-keys", &["keyboard", "pointer"]),
@@ -266,6 +266,18 @@ pub(crate) fn libinput() -> anyhow::Result<()> {
         );
     }
 
+    for device in &scene.devices {
+        let (original, twin) = (classes(device.hardware.node())?, classes(&device.twin)?);
+        let class = &device.class;
+        ensure!(
+            twin == original,
+            "{class}: udev has {twin:?}, not {original:?}"
+        );
+        let plays = twin.iter().any(|line| line == "ID_INPUT_JOYSTICK=1");
+        let is_joystick = ["gamepad", "joystick", "wheel"].contains(&class.as_str());
+        ensure!(plays == is_joystick, "{class}: {twin:?}");
+    }
+
     let mut watcher = Process::start(
         "libinput",
         Command::new("libinput").args(["debug-events", "--show-keycodes"]),
@@ -291,6 +303,14 @@ pub(crate) fn libinput() -> anyhow::Result<()> {
         }
     }
     scene.end()
+}
+
+/// What udev's `input_id` says of a node.
+fn classes(node: &Path) -> anyhow::Result<Vec<String>> {
+    let mut ask = Command::new("udevadm");
+    let told = guest::run(ask.args(["info", "--query=property"]).arg(node))?;
+    let lines = told.lines().filter(|line| line.starts_with("ID_INPUT"));
+    Ok(lines.map(str::to_owned).collect())
 }
 
 fn node_name(node: &Path) -> String {

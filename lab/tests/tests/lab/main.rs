@@ -4,6 +4,7 @@
 mod boot;
 mod compete;
 mod convert;
+mod dropped;
 mod fallback;
 mod force;
 mod front;
@@ -235,6 +236,7 @@ const TESTS: &[LabTest] = &[
         udev: true,
         ..LabTest::new("input-equal-libinput", &[input_equal::libinput])
     },
+    LabTest::new("input-dropped", &[dropped::axes_and_buttons]),
     LabTest {
         programs: &["tc"],
         ..LabTest::new("stall", &[stall::backlog])
