@@ -146,6 +146,18 @@ label! {
 }
 
 label! {
+    /// Which part of the program used CPU time.
+    CpuPart {
+        /// The thread that takes frames from the source.
+        Capture => "capture",
+        /// The threads that convert and encode.
+        Encode => "encode",
+        /// Everything else: network, input, waiting on others.
+        Other => "other",
+    }
+}
+
+label! {
     /// Feedback that asks for repair (RFC 4585, RFC 5104), where it is sent and where it is received.
     Feedback {
         /// Packets named in generic NACKs.
@@ -180,9 +192,10 @@ label! {
 pub(crate) struct Bounded {
     seen: Mutex<BTreeSet<String>>,
     limit: usize,
+    chars: usize,
 }
 
-/// Longest label value, in characters.
+/// Longest label value in characters, where nothing else is said.
 const MAX_VALUE_CHARS: usize = 64;
 
 impl Bounded {
@@ -190,11 +203,18 @@ impl Bounded {
         Self {
             seen: Mutex::new(BTreeSet::new()),
             limit,
+            chars: MAX_VALUE_CHARS,
         }
     }
 
+    /// With another longest value.
+    pub(crate) const fn chars(mut self, chars: usize) -> Self {
+        self.chars = chars;
+        self
+    }
+
     pub(crate) fn admit(&self, value: &str) -> String {
-        let value: String = value.chars().take(MAX_VALUE_CHARS).collect();
+        let value: String = value.chars().take(self.chars).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.contains(&value) {
             return value;

@@ -10,8 +10,8 @@ mod metrics;
 mod percentiles;
 
 pub use labels::{
-    ConnectStage, DropReason, Feedback, FrameStage, InputStage, Packets, RefusedConnection,
-    VideoStage,
+    ConnectStage, CpuPart, DropReason, Feedback, FrameStage, InputStage, Packets,
+    RefusedConnection, VideoStage,
 };
 pub use metrics::{Latency, Metrics, MetricsError};
 pub use percentiles::{Percentiles, Summary};

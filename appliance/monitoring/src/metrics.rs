@@ -4,12 +4,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::labels::{
-    Bounded, ConnectStage, DropReason, Feedback, FrameStage, InputStage, Packets,
+    Bounded, ConnectStage, CpuPart, DropReason, Feedback, FrameStage, InputStage, Packets,
     RefusedConnection, VideoStage,
 };
 
@@ -48,6 +48,9 @@ const CONNECTION_MS: &[f64] = &[
 /// Most nodes of a story, and most peers, that have time series of their own.
 const MAX_NODES: usize = 16;
 const MAX_PEERS: usize = 16;
+/// Most reasons of encoders, and the longest one: two failed encoders in a driver's words.
+const MAX_REASONS: usize = 32;
+const MAX_REASON_CHARS: usize = 300;
 
 /// The registry could not be made; a mistake in a metric's name.
 #[derive(Debug, thiserror::Error)]
@@ -69,18 +72,22 @@ impl Latency {
 #[derive(Debug)]
 struct Info {
     gauges: IntGaugeVec,
-    current: Mutex<Option<String>>,
+    current: Mutex<Option<Vec<String>>>,
 }
 
 impl Info {
-    /// The value before disappears.
-    fn set(&self, value: Option<&str>) {
+    /// The values before disappear.
+    fn set(&self, values: Option<&[&str]>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_deref() != value {
+        let same = match (current.as_deref(), values) {
+            (Some(current), Some(values)) => current.iter().eq(values),
+            (current, values) => current.is_none() && values.is_none(),
+        };
+        if !same {
             self.gauges.reset();
-            *current = value.map(str::to_owned);
-            if let Some(value) = value {
-                self.gauges.with_label_values(&[value]).set(1);
+            *current = values.map(|values| values.iter().map(ToString::to_string).collect());
+            if let Some(values) = values {
+                self.gauges.with_label_values(values).set(1);
             }
         }
     }
@@ -105,6 +112,7 @@ pub struct Metrics {
     refused: Vec<IntCounter>,
     video_bytes: IntCounter,
     input_events: IntCounter,
+    cpu_seconds: Vec<Counter>,
     encoder_falls: IntCounter,
     pixel_bytes: IntCounter,
     encoder: Info,
@@ -112,6 +120,7 @@ pub struct Metrics {
     story: Info,
     nodes: Bounded,
     peers: Bounded,
+    reasons: Bounded,
 }
 
 impl Metrics {
@@ -125,7 +134,7 @@ impl Metrics {
         let build = new.gauges(
             "build_info",
             "Version of the running program; always 1.",
-            "version",
+            &["version"],
         )?;
         build.with_label_values(&[version]).set(1);
         Ok(Self {
@@ -195,6 +204,12 @@ impl Metrics {
                 "input_events_total",
                 "Input events sent by a client or injected by a server.",
             )?,
+            cpu_seconds: new.times(
+                "cpu_seconds_total",
+                "CPU time of this process by part, in seconds; by frames_total it is the time for a frame.",
+                "part",
+                &CpuPart::ALL.map(CpuPart::as_str),
+            )?,
             encoder_falls: new.counter(
                 "encoder_falls_total",
                 "Times that an encoder failed and was left for the next one.",
@@ -205,17 +220,18 @@ impl Metrics {
             )?,
             encoder: new.info(
                 "encoder_info",
-                "What encodes at this moment; 1 while somebody watches.",
-                "encoder",
+                "What encodes at this moment, and why it and no better one; 1 while somebody watches.",
+                &["encoder", "why"],
             )?,
             sessions: new.gauge("sessions", "Sessions with paired peers at this moment.")?,
             story: new.info(
                 "story_info",
                 "Root id of the running story; always 1.",
-                "root",
+                &["root"],
             )?,
             nodes: Bounded::new(MAX_NODES),
             peers: Bounded::new(MAX_PEERS),
+            reasons: Bounded::new(MAX_REASONS).chars(MAX_REASON_CHARS),
             registry: new.0,
         })
     }
@@ -281,6 +297,13 @@ impl Metrics {
         self.input_events.inc_by(events);
     }
 
+    /// Counts CPU time that a part of the program has used.
+    pub fn count_cpu(&self, part: CpuPart, time: Duration) {
+        if let Some(counter) = self.cpu_seconds.get(part as usize) {
+            counter.inc_by(time.as_secs_f64());
+        }
+    }
+
     /// Counts encoders left for the next one.
     pub fn count_encoder_falls(&self, falls: u64) {
         self.encoder_falls.inc_by(falls);
@@ -291,9 +314,13 @@ impl Metrics {
         self.pixel_bytes.inc_by(bytes);
     }
 
-    /// Sets what encodes; `None` while nothing does.
-    pub fn set_encoder(&self, encoder: Option<&str>) {
-        self.encoder.set(encoder);
+    /// Sets what encodes, and why for people; `None` while nothing does. More different reasons than a limit share the
+    /// label `other`: drivers word them.
+    pub fn set_encoder(&self, encoder: Option<(&str, &str)>) {
+        match encoder {
+            Some((encoder, why)) => self.encoder.set(Some(&[encoder, &self.reasons.admit(why)])),
+            None => self.encoder.set(None),
+        }
     }
 
     /// Sets how many sessions there are.
@@ -304,7 +331,7 @@ impl Metrics {
 
     /// Sets the root id of the running story; the one before disappears.
     pub fn set_story(&self, root: &str) {
-        self.story.set(Some(root));
+        self.story.set(Some(&[root]));
     }
 
     /// The text of `/metrics`; its content type is [`Self::CONTENT_TYPE`].
@@ -385,21 +412,36 @@ impl Builder {
             .collect())
     }
 
+    fn times(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&str],
+    ) -> Result<Vec<Counter>, MetricsError> {
+        let metric = CounterVec::new(Self::opts(name, help), &[label])?;
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(values
+            .iter()
+            .map(|value| metric.with_label_values(&[value]))
+            .collect())
+    }
+
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
         let metric = IntGauge::with_opts(Self::opts(name, help))?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
 
-    fn gauges(&self, name: &str, help: &str, label: &str) -> Result<IntGaugeVec, MetricsError> {
-        let metric = IntGaugeVec::new(Self::opts(name, help), &[label])?;
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+        let metric = IntGaugeVec::new(Self::opts(name, help), labels)?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
     }
 
-    fn info(&self, name: &str, help: &str, label: &str) -> Result<Info, MetricsError> {
+    fn info(&self, name: &str, help: &str, labels: &[&str]) -> Result<Info, MetricsError> {
         Ok(Info {
-            gauges: self.gauges(name, help, label)?,
+            gauges: self.gauges(name, help, labels)?,
             current: Mutex::new(None),
         })
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use soft_kvm_core::story::EncoderDriver;
-use soft_kvm_monitoring::{DropReason, FrameStage, Metrics, Packets};
+use soft_kvm_monitoring::{CpuPart, DropReason, FrameStage, Metrics, Packets};
 use soft_kvm_platform::os::process;
 
 use crate::pipeline::Shared;
@@ -38,6 +38,34 @@ struct Seen {
     bytes: u64,
     encoder_falls: u64,
     cpu_bytes: u64,
+    cpu: Cpu,
+}
+
+/// CPU time of the process by part.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cpu {
+    capture: Duration,
+    encode: Duration,
+    other: Duration,
+}
+
+impl Cpu {
+    /// `whole` is the time of the process; threads count their part a little later.
+    fn new(whole: Duration, capture: Duration, encode: Duration) -> Self {
+        Self {
+            capture,
+            encode,
+            other: whole.saturating_sub(capture + encode),
+        }
+    }
+
+    fn parts(self) -> [(CpuPart, Duration); 3] {
+        [
+            (CpuPart::Capture, self.capture),
+            (CpuPart::Encode, self.encode),
+            (CpuPart::Other, self.other),
+        ]
+    }
 }
 
 /// What `--stats-json` holds.
@@ -50,6 +78,7 @@ pub(crate) struct ServerStats {
     bytes: u64,
     /// Of one core, while somebody was connected; over the whole time if nobody was for two seconds.
     cpu_percent: f64,
+    cpu: CpuStats,
     rss_peak_mb: f64,
     seconds: f64,
     source: Option<String>,
@@ -69,6 +98,33 @@ struct Frames {
     encoded: u64,
     refreshed: u64,
     sent: u64,
+}
+
+/// CPU seconds since the start.
+#[derive(Debug, Serialize)]
+struct CpuStats {
+    capture_s: f64,
+    /// Converting and encoding, threads of drivers' libraries included.
+    encode_s: f64,
+    other_s: f64,
+    /// Milliseconds of `capture` and `encode` for each encoded frame; `null` without one.
+    ms_per_frame: Option<f64>,
+}
+
+impl CpuStats {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "fewer than 2^52 frames are encoded"
+    )]
+    fn new(cpu: Cpu, frames: u64) -> Self {
+        let pipeline = (cpu.capture + cpu.encode).as_secs_f64() * 1e3;
+        Self {
+            capture_s: cpu.capture.as_secs_f64(),
+            encode_s: cpu.encode.as_secs_f64(),
+            other_s: cpu.other.as_secs_f64(),
+            ms_per_frame: (frames > 0).then(|| pipeline / frames as f64),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -140,7 +196,14 @@ impl Sampler {
         metrics.count_video_bytes(seen.bytes.saturating_sub(old.bytes));
         metrics.count_encoder_falls(seen.encoder_falls.saturating_sub(old.encoder_falls));
         metrics.count_pixel_bytes(seen.cpu_bytes.saturating_sub(old.cpu_bytes));
-        metrics.set_encoder(pipeline.encoder().map(EncoderDriver::as_str));
+        for ((part, time), (_, before)) in seen.cpu.parts().into_iter().zip(old.cpu.parts()) {
+            metrics.count_cpu(part, time.saturating_sub(before));
+        }
+        let encoder = pipeline.encoder_and_why();
+        let encoder = encoder
+            .as_ref()
+            .map(|(driver, why)| (driver.as_str(), &**why));
+        metrics.set_encoder(encoder);
         metrics.set_sessions(sessions.all().len());
     }
 
@@ -175,6 +238,7 @@ impl Sampler {
             } else {
                 percent(self.connected)
             },
+            cpu: CpuStats::new(seen.cpu, seen.encoded),
             rss_peak_mb: resident().1,
             seconds: elapsed.as_secs_f64(),
             source: pipeline.source(),
@@ -189,6 +253,7 @@ impl Sampler {
 fn look(pipeline: &Shared, sessions: &Sessions) -> Seen {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &pipeline.counters;
+    let time = |counter: &AtomicU64| Duration::from_nanos(read(counter));
     let video = sessions.video_totals();
     Seen {
         captured: read(&counters.captured),
@@ -203,6 +268,11 @@ fn look(pipeline: &Shared, sessions: &Sessions) -> Seen {
         bytes: video.bytes,
         encoder_falls: read(&counters.encoder_falls),
         cpu_bytes: read(&counters.cpu_bytes),
+        cpu: Cpu::new(
+            cpu_time(),
+            time(&counters.capture_cpu),
+            time(&counters.encode_cpu),
+        ),
     }
 }
 
@@ -227,4 +297,21 @@ fn resident() -> (f64, f64) {
             usage.resident_peak as f64 / 1e6,
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_for_a_frame_is_that_of_capture_and_encode() {
+        let ms = Duration::from_millis;
+        let cpu = Cpu::new(ms(100), ms(10), ms(50));
+        assert_eq!(cpu.other, ms(40));
+        let stats = CpuStats::new(cpu, 20);
+        assert_eq!(stats.ms_per_frame, Some(3.0));
+        assert_eq!(CpuStats::new(cpu, 0).ms_per_frame, None);
+        // The process was asked first.
+        assert_eq!(Cpu::new(ms(50), ms(10), ms(50)).other, Duration::ZERO);
+    }
 }

@@ -1,5 +1,7 @@
 //! What an encoder and a decoder are.
 
+use std::time::Duration;
+
 use soft_kvm_core::{Bitrate, FrameRate, Size};
 pub use soft_kvm_protocol::media::CodedFormat;
 
@@ -63,6 +65,11 @@ pub trait VideoEncoder: Send {
     /// # Errors
     /// [`CodecError`] if the encoder refuses; the old target stays.
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError>;
+
+    /// CPU time that threads of its own have used so far: what the caller's thread does not show.
+    fn other_cpu(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An encoder that reads frames where they are: a device that imports DMA-BUFs.
@@ -95,6 +102,11 @@ pub trait FrameEncoder: Send {
 
     /// Bytes of pixels that the CPU has read or written here so far: 0 if the device does it all.
     fn cpu_bytes(&self) -> u64;
+
+    /// CPU time that threads of its own have used so far: what the caller's thread does not show.
+    fn other_cpu(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// The converter that frames go through first, for people.
     fn converter(&self) -> Option<&str> {

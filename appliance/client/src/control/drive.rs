@@ -500,7 +500,7 @@ fn told(shared: &Shared, remote: &Remote, message: FromServer) {
     }
     match message {
         FromServer::Video(info) => {
-            tracing::info!(size = %info.size, rate = %info.rate, source = info.source, encoder = info.encoder, "video");
+            tracing::info!(size = %info.size, rate = %info.rate, source = info.source, encoder = info.encoder, why = info.why, "video");
             lock(&remote.stats).video = Some(info);
         }
         FromServer::Cursor(shape) => {

@@ -430,3 +430,28 @@ pub(crate) struct ProcessReport {
     /// Wall time.
     pub(crate) seconds: f64,
 }
+
+#[cfg(test)]
+mod tests {
+    use soft_kvm_core::{FrameRate, Size};
+    use soft_kvm_protocol::media::CodedFormat;
+
+    use super::*;
+
+    /// Whatever the server names: the words are its own.
+    #[test]
+    fn the_overlay_says_which_encoder_runs_and_why() {
+        let mut stats = Stats::new();
+        stats.video = Some(VideoInfo {
+            size: Size::new(640, 480),
+            rate: FrameRate::hz(30),
+            source: "v4l2 /dev/video0".to_owned(),
+            encoder: "vaapi /dev/dri/renderD128".to_owned(),
+            why: "v4l2m2m /dev/video1 failed: v4l2m2m: the device is in use".to_owned(),
+            codec: CodedFormat::H264,
+        });
+        let lines = stats.overlay(4_000);
+        let wanted = "encoder vaapi /dev/dri/renderD128: v4l2m2m /dev/video1 failed: v4l2m2m: the device is in use";
+        assert!(lines.iter().any(|line| line == wanted), "{lines:#?}");
+    }
+}

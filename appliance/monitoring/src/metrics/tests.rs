@@ -29,8 +29,11 @@ fn used() -> Metrics {
     metrics.count_drops(DropReason::Newer, 1);
     metrics.count_packets(Packets::Retransmitted, 3);
     metrics.count_feedback(Feedback::Pli, 1);
+    metrics.count_cpu(CpuPart::Encode, Duration::from_millis(250));
+    metrics.count_cpu(CpuPart::Encode, Duration::from_millis(250));
     metrics.count_video_bytes(1200);
     metrics.count_input_events(2);
+    metrics.set_encoder(Some(("vaapi", "v4l2m2m failed: no such device")));
     metrics.set_sessions(1);
     metrics.set_story("abc");
     metrics
@@ -50,6 +53,9 @@ fn the_text_has_the_names_of_the_page() {
         r#"soft_kvm_frames_dropped_total{reason="newer"} 1"#,
         r#"soft_kvm_packets_total{event="retransmitted"} 3"#,
         r#"soft_kvm_feedback_total{kind="pli"} 1"#,
+        r#"soft_kvm_cpu_seconds_total{part="encode"} 0.5"#,
+        r#"soft_kvm_cpu_seconds_total{part="capture"} 0"#,
+        r#"soft_kvm_encoder_info{encoder="vaapi",why="v4l2m2m failed: no such device"} 1"#,
         r#"soft_kvm_story_info{root="abc"} 1"#,
         r#"soft_kvm_build_info{version="1.2.3"} 1"#,
     ] {
@@ -64,6 +70,33 @@ fn a_new_story_replaces_the_old() {
     metrics.set_story("def");
     let text = metrics.render();
     assert!(text.contains(r#"story_info{root="def"} 1"#) && !text.contains("abc"));
+}
+
+#[test]
+fn one_encoder_encodes_and_its_reason_is_bounded() {
+    let metrics = used();
+    let lines = || -> Vec<String> {
+        let text = metrics.render();
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("soft_kvm_encoder_info{"));
+        lines.map(str::to_owned).collect()
+    };
+    metrics.set_encoder(Some(("openh264", "")));
+    metrics.set_encoder(Some(("openh264", "")));
+    assert_eq!(
+        lines(),
+        [r#"soft_kvm_encoder_info{encoder="openh264",why=""} 1"#]
+    );
+    for number in 0..100 {
+        metrics.set_encoder(Some(("vaapi", &format!("error {number}"))));
+    }
+    assert_eq!(
+        lines(),
+        [r#"soft_kvm_encoder_info{encoder="vaapi",why="other"} 1"#]
+    );
+    metrics.set_encoder(None);
+    assert_eq!(lines(), Vec::<String>::new());
 }
 
 #[test]

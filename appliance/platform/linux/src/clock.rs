@@ -17,6 +17,17 @@ pub fn now() -> MonoTime {
     })
 }
 
+/// CPU time of the calling thread so far, user and kernel (`CLOCK_THREAD_CPUTIME_ID`).
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, |time| {
+        Duration::new(
+            u64::try_from(time.tv_sec()).unwrap_or(0),
+            u32::try_from(time.tv_nsec()).unwrap_or(0),
+        )
+    })
+}
+
 /// The wall clock (`CLOCK_REALTIME`) as time since the Unix epoch; zero when it is set before that.
 #[must_use]
 pub fn wall() -> Duration {
@@ -67,6 +78,17 @@ mod tests {
         let first = now();
         assert!(first > MonoTime::ZERO);
         assert!(now() >= first);
+    }
+
+    #[test]
+    fn work_takes_cpu_time_and_sleep_does_not() {
+        let start = thread_cpu();
+        std::thread::sleep(Duration::from_millis(50));
+        let slept = thread_cpu();
+        assert!(slept.saturating_sub(start) < Duration::from_millis(40));
+        while thread_cpu() < slept + Duration::from_millis(1) {
+            std::hint::spin_loop();
+        }
     }
 
     #[test]

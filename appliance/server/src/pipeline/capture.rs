@@ -13,6 +13,7 @@ use soft_kvm_video::reason::Reason;
 use soft_kvm_video::slot::NewestSlot;
 use soft_kvm_video::source::{Captured, NoPicture, SourceError, VideoSource};
 
+use super::state::CpuMeter;
 use super::{Shared, Viewers, open};
 
 /// How long a source may be waited for before the thread looks whether it is still wanted.
@@ -25,6 +26,7 @@ const REASON_SIZE: Size = Size::new(1280, 720);
 /// Runs until the pipeline stops: captures while somebody watches, sleeps otherwise.
 pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>, viewers: &dyn Viewers) {
     let mut reasons = Reasons::default();
+    let mut cpu = CpuMeter::new(&shared.counters.capture_cpu);
     while let Some((params, generation)) = shared.wait_for_viewers() {
         match open::source(&params, shared) {
             Ok(mut source) => {
@@ -46,6 +48,7 @@ pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>, viewers: &dyn 
                     source.as_mut(),
                     generation,
                     &mut reasons,
+                    &mut cpu,
                 );
                 drop(source);
                 viewers.cursor(&Cursor::default());
@@ -75,8 +78,10 @@ fn capture(
     source: &mut dyn VideoSource,
     generation: u64,
     reasons: &mut Reasons,
+    cpu: &mut CpuMeter<'_>,
 ) -> Result<(), SourceError> {
     while shared.goes_on(generation) {
+        cpu.count();
         match source.next(WAIT)? {
             Captured::Frame(frame) => {
                 reasons.clear(frame.info().size);

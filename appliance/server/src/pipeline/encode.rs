@@ -18,6 +18,7 @@ use soft_kvm_video::slot::{NewestSlot, Taken};
 
 use super::ladder::{Fall, Ladder};
 use super::rungs::{Encoders, Rung};
+use super::state::{CpuMeter, add_time};
 use super::{Shared, Viewers};
 
 /// Longest sleep; bounds how late a still picture's refresh is.
@@ -31,7 +32,9 @@ pub(super) fn run(
     encoders: &dyn Encoders,
 ) {
     let mut stage = Stage::new(shared, viewers, encoders);
+    let mut cpu = CpuMeter::new(&shared.counters.encode_cpu);
     loop {
+        cpu.count();
         match slot.take(WAIT) {
             Taken::Value(frame) => stage.take_frame(frame),
             Taken::TimedOut | Taken::Woken => {}
@@ -58,6 +61,13 @@ impl Coder {
         match self {
             Self::Import(encoder) => encoder.format(),
             Self::Pictures(encoder) => encoder.format(),
+        }
+    }
+
+    fn other_cpu(&self) -> Duration {
+        match self {
+            Self::Import(encoder) => encoder.other_cpu(),
+            Self::Pictures(encoder) => encoder.other_cpu(),
         }
     }
 
@@ -304,6 +314,7 @@ impl<'a> Stage<'a> {
         let idr = asked || fresh;
         let mut touched = 0;
         let format = open.coder.format();
+        let cpu = open.coder.other_cpu();
         let encoded = match (&mut open.coder, &self.frame) {
             (Coder::Import(encoder), Some(frame)) => {
                 let before = encoder.cpu_bytes();
@@ -322,6 +333,8 @@ impl<'a> Stage<'a> {
             .counters
             .cpu_bytes
             .fetch_add(touched, Ordering::Relaxed);
+        let cpu = open.coder.other_cpu().saturating_sub(cpu);
+        add_time(&self.shared.counters.encode_cpu, cpu);
         let encoded = encoded.map_err(Failure::Encode)?;
         self.ladder.worked(rung);
         self.changed = false;
@@ -452,7 +465,8 @@ impl<'a> Stage<'a> {
         let why = self.why(rung, layout, coder.converter());
         let codec = coder.format();
         tracing::info!(encoder, size = %config.size, rate = %config.rate, bitrate = %config.bitrate, why, "encoding");
-        self.shared.set_encoder(driver);
+        self.shared
+            .set_encoder(driver.map(|driver| (driver, why.as_str())));
         self.viewers.announce(VideoInfo {
             size: config.size,
             rate: config.rate,

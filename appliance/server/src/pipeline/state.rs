@@ -7,6 +7,7 @@ use std::time::Duration;
 use soft_kvm_core::FrameRate;
 use soft_kvm_core::story::{CaptureParams, EncoderDriver, VideoParams};
 use soft_kvm_input::echo::EchoState;
+use soft_kvm_platform::os::clock;
 use soft_kvm_video::frame::Frame;
 use soft_kvm_video::slot::NewestSlot;
 
@@ -29,6 +30,40 @@ pub struct Counters {
     pub encoder_falls: AtomicU64,
     /// Bytes of pixels that the CPU has read or written, counted once for each stage.
     pub cpu_bytes: AtomicU64,
+    /// CPU time of the `capture` thread, in nanoseconds.
+    pub capture_cpu: AtomicU64,
+    /// CPU time of the `encode` thread and of the threads that encoders have, in nanoseconds.
+    pub encode_cpu: AtomicU64,
+}
+
+/// Counts the CPU time of one thread.
+#[derive(Debug)]
+pub(super) struct CpuMeter<'a> {
+    into: &'a AtomicU64,
+    last: Duration,
+}
+
+impl<'a> CpuMeter<'a> {
+    /// For the calling thread.
+    pub(super) fn new(into: &'a AtomicU64) -> Self {
+        Self {
+            into,
+            last: Duration::ZERO,
+        }
+    }
+
+    /// What the thread, the same as before, has used since the last time.
+    pub(super) fn count(&mut self) {
+        let now = clock::thread_cpu();
+        add_time(self.into, now.saturating_sub(self.last));
+        self.last = now;
+    }
+}
+
+/// Adds nanoseconds.
+pub(super) fn add_time(into: &AtomicU64, time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    into.fetch_add(nanos, Ordering::Relaxed);
 }
 
 /// State shared by the pipeline's threads and its owner.
@@ -56,7 +91,7 @@ struct Control {
     generation: u64,
     watching: usize,
     source: Option<String>,
-    encoder: Option<EncoderDriver>,
+    encoder: Option<(EncoderDriver, Arc<str>)>,
     rate: FrameRate,
     stopped: bool,
 }
@@ -152,11 +187,16 @@ impl Shared {
 
     /// What encodes at the moment.
     pub fn encoder(&self) -> Option<EncoderDriver> {
-        self.lock().encoder
+        self.lock().encoder.as_ref().map(|(driver, _)| *driver)
     }
 
-    pub(super) fn set_encoder(&self, encoder: Option<EncoderDriver>) {
-        self.lock().encoder = encoder;
+    /// What encodes at the moment, and why it and no better one, for people.
+    pub(crate) fn encoder_and_why(&self) -> Option<(EncoderDriver, Arc<str>)> {
+        self.lock().encoder.clone()
+    }
+
+    pub(super) fn set_encoder(&self, encoder: Option<(EncoderDriver, &str)>) {
+        self.lock().encoder = encoder.map(|(driver, why)| (driver, why.into()));
     }
 
     pub(super) fn set_source(&self, source: Option<String>, rate: FrameRate) {

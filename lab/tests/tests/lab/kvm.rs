@@ -131,6 +131,18 @@ impl Server {
         name.context("the server has no name")
     }
 
+    /// Its page for Prometheus, as a program on its host reads it.
+    pub(crate) fn metrics(&self) -> anyhow::Result<String> {
+        let port = self.ready.get("metrics_port").and_then(Value::as_u64);
+        let port = port.context("the server has no page")?;
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; \
+             printf 'GET /metrics HTTP/1.1\\r\\nHost: lab\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        let id = self.process.id().to_string();
+        guest::run(Command::new("nsenter").args(["-t", &id, "-n", "bash", "-c", &script]))
+    }
+
     /// Ends it as `systemctl stop` does, and gives its figures.
     pub(crate) fn stop(mut self) -> anyhow::Result<Value> {
         self.process.send_signal("TERM")?;

@@ -58,6 +58,29 @@ fn encoder(client: &Client, name: &str, count: usize) -> anyhow::Result<()> {
     wait.with_context(|| client.process.output())
 }
 
+/// Waits until the server's page, and the client (whose overlay shows the same words), say that this encoder runs and
+/// why.
+fn told(server: &Server, client: &Client, name: &str, why: &str) -> anyhow::Result<()> {
+    let metric = format!("soft_kvm_encoder_info{{encoder=\"{name}\",why=\"");
+    let page = || server.metrics().unwrap_or_default();
+    let waited = guest::wait_for(&format!("{name} and {why:?} in the metrics"), SOON, || {
+        let page = page();
+        let mut lines = page.lines();
+        lines
+            .any(|line| line.starts_with(&metric) && line.contains(why) && line.ends_with(" 1"))
+            .then_some(())
+    });
+    waited.with_context(page)?;
+    let shown = client.process.output();
+    let mut lines = shown.lines();
+    let seen = lines.any(|line| line.contains(&format!("encoder=\"{name}")) && line.contains(why));
+    ensure!(
+        seen,
+        "the client is not told of {name} and {why:?}: {shown}"
+    );
+    Ok(())
+}
+
 /// The longest time from one picture to the next on the client, in milliseconds.
 fn longest_gap(shown: &Value) -> anyhow::Result<f64> {
     let interval = shown
@@ -147,9 +170,18 @@ pub(crate) fn vaapi_between() -> anyhow::Result<()> {
     fault("fail_open", "16")?;
     fault("error_after", "1")?;
     encoder(&client, "vaapi", 1)?;
-    for (round, name) in ["error_after", "hang_after"].into_iter().enumerate() {
+    told(&server, &client, "vaapi", "v4l2m2m")?;
+    told(&server, &client, "vaapi", "in use")?;
+    for (round, (name, why)) in [
+        ("error_after", "vaSyncSurface"),
+        ("hang_after", "longer than 400 ms"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         guest::va_faults(&[(name, 3)])?;
         encoder(&client, "openh264", round + 1)?;
+        told(&server, &client, "openh264", why)?;
         guest::va_faults(&[])?;
         // It was opened once more before it was left, and is again after its rest.
         encoder(&client, "vaapi", 3 + 2 * round)?;
@@ -157,9 +189,15 @@ pub(crate) fn vaapi_between() -> anyhow::Result<()> {
     fault("error_after", "0")?;
     fault("fail_open", "0")?;
     encoder(&client, "v4l2m2m", 2)?;
-    let told = server.process.output();
+    told(
+        &server,
+        &client,
+        "v4l2m2m",
+        "reads the source's memory itself",
+    )?;
+    let log = server.process.output();
     for why in ["in use", "vaSyncSurface", "longer than 400 ms"] {
-        ensure!(told.contains(why), "it does not say {why:?}: {told}");
+        ensure!(log.contains(why), "it does not say {why:?}: {log}");
     }
     let shown = client.stop()?;
     let served = server.stop()?;
@@ -184,6 +222,7 @@ pub(crate) fn vaapi_at_the_start() -> anyhow::Result<()> {
     encoder(&client, "openh264", 1)?;
     guest::va_faults(&[("no_import", 1)])?;
     encoder(&client, "vaapi", 1)?;
+    told(&server, &client, "vaapi", "pictures are copied")?;
     for why in ["vaCreateContext", "pictures are copied"] {
         guest::wait_for(why, SOON, || {
             server.process.output().contains(why).then_some(())

@@ -1,6 +1,7 @@
 //! The encoders that the server uses: for pictures in other devices' memory, and in the CPU's.
 
 use std::path::Path;
+use std::time::Duration;
 
 use soft_kvm_core::{Bitrate, Size};
 use soft_kvm_video::codec::{
@@ -18,6 +19,8 @@ struct Core {
     worker: Worker,
     size: Size,
     bitrate: Bitrate,
+    /// CPU time of the worker's thread so far.
+    cpu: Duration,
 }
 
 impl Core {
@@ -31,6 +34,7 @@ impl Core {
             worker,
             size: config.size,
             bitrate: config.bitrate,
+            cpu: Duration::ZERO,
         };
         Ok((core, opened))
     }
@@ -49,6 +53,7 @@ impl Core {
             out: std::mem::take(out),
         })?;
         *out = done.out;
+        self.cpu = done.cpu;
         Ok((Encoded { idr: done.idr }, done.spare))
     }
 }
@@ -120,6 +125,10 @@ impl FrameEncoder for VaapiEncoder {
         0
     }
 
+    fn other_cpu(&self) -> Duration {
+        self.core.cpu
+    }
+
     fn converter(&self) -> Option<&str> {
         self.converter.as_deref()
     }
@@ -157,6 +166,10 @@ impl VideoEncoder for VaapiCopyEncoder {
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError> {
         self.core.bitrate = bitrate;
         Ok(())
+    }
+
+    fn other_cpu(&self) -> Duration {
+        self.core.cpu
     }
 }
 

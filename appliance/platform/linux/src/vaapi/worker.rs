@@ -13,6 +13,7 @@ use soft_kvm_video::codec::{CodecError, EncoderConfig};
 use super::error;
 use super::import::Imported;
 use super::session::{Input, Opened, Session};
+use crate::clock;
 
 /// How long a driver may take for one picture. One that hangs is opened once more and may hang again: the next
 /// encoder has to take over within a second.
@@ -45,6 +46,8 @@ pub(super) struct Done {
     pub(super) out: Vec<u8>,
     /// The memory of the picture, to be used again.
     pub(super) spare: Vec<u8>,
+    /// CPU time of the driver's thread so far.
+    pub(super) cpu: Duration,
 }
 
 #[derive(Debug)]
@@ -201,7 +204,16 @@ fn run(
             Input::Device(_) => Vec::new(),
         };
         drop(counted);
-        let made = made.map(|idr| Answer::Done(Done { idr, out, spare }));
+        let cpu = clock::thread_cpu();
+        let done = |idr| {
+            Answer::Done(Done {
+                idr,
+                out,
+                spare,
+                cpu,
+            })
+        };
+        let made = made.map(done);
         if answer.send(made).is_err() {
             break;
         }

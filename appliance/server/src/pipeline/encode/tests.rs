@@ -43,7 +43,11 @@ impl Two {
         let name = rung.driver.as_str();
         fails(&self.open, name, "ENODEV")?;
         let failures = Arc::clone(&self.encode);
-        Ok(Box::new(Fake { name, failures }))
+        Ok(Box::new(Fake {
+            name,
+            failures,
+            cpu: Duration::ZERO,
+        }))
     }
 }
 
@@ -80,11 +84,16 @@ impl Encoders for Two {
 struct Fake {
     name: &'static str,
     failures: Failures,
+    cpu: Duration,
 }
 
+/// CPU time that a fake encoder's own thread takes for a picture.
+const THREAD: Duration = Duration::from_millis(2);
+
 impl Fake {
-    fn unit(&self, idr: bool, out: &mut Vec<u8>) -> Result<Encoded, CodecError> {
+    fn unit(&mut self, idr: bool, out: &mut Vec<u8>) -> Result<Encoded, CodecError> {
         fails(&self.failures, self.name, "EIO")?;
+        self.cpu += THREAD;
         out.clear();
         out.extend_from_slice(self.name.as_bytes());
         Ok(Encoded { idr })
@@ -108,6 +117,10 @@ impl VideoEncoder for Fake {
     fn set_bitrate(&mut self, _: Bitrate) -> Result<(), CodecError> {
         Ok(())
     }
+
+    fn other_cpu(&self) -> Duration {
+        self.cpu
+    }
 }
 
 impl FrameEncoder for Fake {
@@ -129,6 +142,10 @@ impl FrameEncoder for Fake {
 
     fn cpu_bytes(&self) -> u64 {
         0
+    }
+
+    fn other_cpu(&self) -> Duration {
+        self.cpu
     }
 }
 
@@ -278,6 +295,51 @@ fn frames_that_cannot_be_imported_are_copied_for_the_same_encoder() {
     let compared = 2 * 2 * u64::from(SIZE.width) * 4;
     assert_eq!(cpu_bytes(&shared), 2 * area * 11 + compared);
     assert!(seen.first_reason().contains("imports nothing"));
+}
+
+/// Also when an encoder is left for another, whose threads begin at zero.
+#[test]
+fn the_time_of_an_encoders_own_threads_is_counted_once() {
+    for imports in [true, false] {
+        let two = Two {
+            imports,
+            ..Two::default()
+        };
+        let (shared, seen) = (shared(LONG), Seen::default());
+        let mut stage = Stage::new(&shared, &seen, &two);
+        for number in 0..4 {
+            if number == 2 {
+                let mut failures = two.encode.lock().expect("no test panics with it");
+                failures.extend(["v4l2m2m"; 2]);
+            }
+            stage.take_frame(frame(number));
+            stage.encode_if_due();
+        }
+        let counted = shared.counters.encode_cpu.load(Ordering::Relaxed);
+        assert_eq!(Duration::from_nanos(counted), 4 * THREAD);
+    }
+}
+
+/// The thread's own time is counted each round, and no other thread's.
+#[test]
+fn the_encode_threads_time_is_counted() {
+    let two = Two::default();
+    let (shared, seen) = (shared(LONG), Seen::default());
+    let slot = Arc::new(NewestSlot::default());
+    shared.attach(Arc::clone(&slot));
+    std::thread::scope(|scope| {
+        scope.spawn(|| super::run(&shared, &slot, &seen, &two));
+        let grows = (0..5_000_u32).any(|number| {
+            slot.put(frame(number.to_le_bytes()[0]));
+            std::thread::sleep(Duration::from_millis(2));
+            let counted = shared.counters.encode_cpu.load(Ordering::Relaxed);
+            // What the fake's threads used is counted before their picture is delivered.
+            let threads = THREAD * u32::try_from(seen.units().len() + 1).unwrap_or(u32::MAX);
+            Duration::from_nanos(counted) > threads
+        });
+        shared.stop();
+        assert!(grows, "the thread's own time is not counted");
+    });
 }
 
 #[test]
