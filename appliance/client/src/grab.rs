@@ -17,7 +17,6 @@ use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, LedState, Record};
 use soft_kvm_service::console;
 
 use crate::force::ForceThread;
-use crate::remote::Remote;
 use crate::run::Shared;
 use crate::session::outputs::lock;
 use crate::steer::{Outcome, Steering, Turn};
@@ -362,7 +361,7 @@ impl Worker {
     }
 }
 
-/// Announces a device to every server; what connects later finds it in `devices`.
+/// Announces a device to every server, with the force feedback that it has.
 fn added(shared: &Shared, mut device: DeviceDescriptor, path: &str) {
     if let Some(abilities) = device.force.clone() {
         match Hardware::open(path.as_ref()) {
@@ -373,33 +372,17 @@ fn added(shared: &Shared, mut device: DeviceDescriptor, path: &str) {
             }
         }
     }
-    lock(&shared.devices).push(device.clone());
-    tell(shared, |remote| remote.announcement(&device));
+    shared.announce(device);
 }
 
 fn removed(shared: &Shared, device: DeviceId) {
-    lock(&shared.devices).retain(|known| known.id != device);
     shared.force.gone(device);
     for remote in &shared.remotes {
         if let Some(link) = remote.link() {
             link.remove_device(clock::now(), device);
         }
     }
-    let mut message = Vec::new();
-    Record::DeviceRemove(device).encode(&mut message);
-    tell(shared, |_| message.clone());
-}
-
-/// Sends each server its record on the control channels that there are.
-fn tell(shared: &Shared, record: impl Fn(&Remote) -> Vec<u8>) {
-    for remote in &shared.remotes {
-        if let Some(records) = lock(&remote.records).as_ref()
-            && records.try_send(record(remote)).is_err()
-        {
-            tracing::warn!("the control channel is full: the connection is made anew");
-            records.close();
-        }
-    }
+    shared.withdraw(device);
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use soft_kvm_core::Lang;
 use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::{clock, process};
 use soft_kvm_protocol::handover::ControlRequest;
-use soft_kvm_protocol::input::DeviceDescriptor;
+use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, Record};
 use soft_kvm_protocol::roles::Role;
 use soft_kvm_security::{Identity, PeerStore, StateDir};
 use soft_kvm_service::clients::{self, ClientsCommand};
@@ -93,6 +93,35 @@ impl Shared {
     /// Whether anything of this seat would go to a server.
     pub(crate) fn controls(&self) -> bool {
         self.grabs || !lock(&self.devices).is_empty()
+    }
+
+    /// Tells every server of a device; what connects later finds it in `devices`.
+    pub(crate) fn announce(&self, device: DeviceDescriptor) {
+        // Held until all is told: a connection that begins meanwhile hears of the device once, not twice and not never.
+        let mut devices = lock(&self.devices);
+        self.tell(|remote| remote.announcement(&device));
+        devices.push(device);
+    }
+
+    /// Tells every server that a device is gone.
+    pub(crate) fn withdraw(&self, device: DeviceId) {
+        let mut devices = lock(&self.devices);
+        devices.retain(|known| known.id != device);
+        let mut message = Vec::new();
+        Record::DeviceRemove(device).encode(&mut message);
+        self.tell(|_| message.clone());
+    }
+
+    /// Sends each server its record on the control channels that there are.
+    fn tell(&self, record: impl Fn(&Remote) -> Vec<u8>) {
+        for remote in &self.remotes {
+            if let Some(records) = lock(&remote.records).as_ref()
+                && records.try_send(record(remote)).is_err()
+            {
+                tracing::warn!("the control channel is full: the connection is made anew");
+                records.close();
+            }
+        }
     }
 
     /// Whether [`Shared::stop`] was called.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::{
-    Action, Binding, ChordDetector, EdgeDetector, EdgeRule, Place, Switch, bindings,
+    Action, Binding, ChordDetector, EdgeDetector, EdgeRule, Place, Switch, Touches, bindings,
 };
+use soft_kvm_protocol::input::codes::abs;
 use soft_kvm_protocol::input::{
-    DeviceDescriptor, DeviceId, EventReport, InputEvent, KeyCode, Springs,
+    DeviceDescriptor, DeviceId, EventReport, EventType, InputEvent, KeyCode, Springs,
 };
 use soft_kvm_service::console;
 
@@ -47,6 +48,8 @@ pub(crate) struct Steering {
     edges: Option<EdgeDetector>,
     switch: Switch,
     springs: Springs,
+    /// Of devices that were ever touched.
+    touches: Vec<Touches>,
 }
 
 impl Steering {
@@ -65,6 +68,7 @@ impl Steering {
             chords: ChordDetector::new(numbered.zip(0..).collect()),
             switch: Switch::new(shared.remotes.len()),
             springs: Springs::default(),
+            touches: Vec::new(),
             edges: (!edges.is_empty())
                 .then(|| EdgeDetector::new(edges.to_vec(), SCREEN.0, SCREEN.1)),
             shared,
@@ -142,6 +146,7 @@ impl Steering {
         let mut turn = None;
         for event in report.events {
             self.springs.follow(report.device, *event);
+            self.follow_touch(report.device, *event);
             if let Some(chord) = self.chords.follow(report.device, *event) {
                 turn = Some(Turn::Chord(chord));
             }
@@ -152,6 +157,28 @@ impl Steering {
             }
         }
         turn
+    }
+
+    /// Whether a key only tells of fingers on a touch device.
+    fn is_contact(&self, device: DeviceId, key: KeyCode) -> bool {
+        /// `BTN_DIGI` to `BTN_TOOL_QUADTAP` of linux/input-event-codes.h.
+        const CONTACTS: std::ops::RangeInclusive<u16> = 0x140..=0x14f;
+        CONTACTS.contains(&key.0) && self.touches.iter().any(|one| one.device() == device)
+    }
+
+    fn follow_touch(&mut self, device: DeviceId, event: InputEvent) {
+        let is_contact = matches!(event.code, abs::MT_SLOT | abs::MT_TRACKING_ID);
+        if event.kind != EventType::ABS || !is_contact {
+            return;
+        }
+        match self.touches.iter_mut().find(|one| one.device() == device) {
+            Some(touches) => touches.follow(event),
+            None => {
+                let mut touches = Touches::new(device);
+                touches.follow(event);
+                self.touches.push(touches);
+            }
+        }
     }
 
     /// As [`follow`](Self::follow) for a window: its input is never taken from the own machine, so only servers are
@@ -172,7 +199,7 @@ impl Steering {
         let (action, chord) = match turn {
             Turn::Edge(action) => (action, None),
             Turn::Chord(index) => match self.bindings.get(index) {
-                Some(binding) => (binding.action, Some(&binding.chord)),
+                Some(binding) => (binding.action, Some(binding.chord.clone())),
                 None => return Outcome::Stays,
             },
         };
@@ -193,8 +220,11 @@ impl Steering {
             self.shared.show(index);
             if let Some(link) = self.link() {
                 for (device, key) in self.chords.held().iter() {
-                    // Nobody wants to type the chord there.
-                    if !chord.is_some_and(|chord| chord.keys().contains(&key)) {
+                    // Nobody wants to type the chord there, and fingers touch it only when they come down anew.
+                    let typed = chord
+                        .as_ref()
+                        .is_some_and(|chord| chord.keys().contains(&key));
+                    if !typed && !self.is_contact(device, key) {
                         press(&link, now, device, key);
                     }
                 }
@@ -243,11 +273,17 @@ impl Steering {
         }
     }
 
-    /// A server is left: no key stays down there, and no stick pushed.
-    pub(crate) fn let_go(&self, link: &InputLink, now: MonoTime) {
+    /// A server is left: no key stays down there, no stick pushed and nothing touched.
+    pub(crate) fn let_go(&mut self, link: &InputLink, now: MonoTime) {
         for device in self.springs.away() {
             let events: Vec<_> = self.springs.release(device).collect();
             link.push(now, made_up(now, device, &events));
+        }
+        for touches in self.touches.iter_mut().filter(|one| one.is_touched()) {
+            let mut events = Vec::new();
+            touches.lift(&mut events);
+            touches.set_lifted();
+            link.push(now, made_up(now, touches.device(), &events));
         }
         link.release_all(now);
     }
@@ -261,6 +297,7 @@ impl Steering {
     pub(crate) fn unplugged(&mut self, device: DeviceId) {
         self.remove_device(device);
         self.springs.remove_device(device);
+        self.touches.retain(|touches| touches.device() != device);
     }
 
     /// A device's keys are up.

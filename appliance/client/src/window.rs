@@ -19,6 +19,8 @@ use crate::view::{self, ShownFrame, ViewEvent, ViewOptions, Viewport};
 pub(crate) const KEYBOARD: DeviceId = DeviceId(0xff00);
 /// The window's pointer.
 pub(crate) const POINTER: DeviceId = DeviceId(0xff01);
+/// The window's touch screen.
+const TOUCH: DeviceId = DeviceId(0xff02);
 
 /// Shows full screen on a monitor without a window system, until the program ends.
 pub(crate) fn run_on_screen(
@@ -62,17 +64,24 @@ pub(crate) fn run(
         send_input: sends,
         keyboard: KEYBOARD,
         pointer: POINTER,
+        touch: TOUCH,
         overlay: args.overlay,
         fullscreen: false,
         size: Size::new(1280, 720),
         lang: shared.lang,
     };
+    let mut touched = false;
     view::run(viewport, options, |event| match event {
         ViewEvent::Presented { frame, at } => presented(shared, frame, at),
         ViewEvent::Control(wish) => shared.wish(wish.into()),
         ViewEvent::Paste => paste.start(steering.link()),
-        ViewEvent::Input(report) => {
+        // Servers do not know the devices of a window that only shows.
+        ViewEvent::Input(report) if sends => {
             let now = clock::now();
+            // A desktop that sees a touch screen changes its ways: only where there are fingers.
+            if report.device == TOUCH && !std::mem::replace(&mut touched, true) {
+                shared.announce(view::window_touch(TOUCH));
+            }
             paste.follow(&report);
             match steering.follow_window(&report) {
                 Some(turn) => drop(steering.turn(turn, now)),

@@ -6,13 +6,11 @@
 use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
-use soft_kvm_protocol::input::codes::abs;
 use soft_kvm_protocol::input::{
-    DeviceDescriptor, DeviceId, EventType, HeldKeys, InputEvent, KeyCode, LEASE, Springs,
+    DeviceDescriptor, DeviceId, HeldKeys, InputEvent, KeyCode, LEASE, Springs,
 };
 
-/// Touches followed per device; the wire allows no more.
-const MAX_SLOTS: i32 = 64;
+use crate::touches::Touches;
 
 /// One session's keys, buttons and touches per device, and its lease.
 ///
@@ -27,48 +25,6 @@ pub struct Ledger {
     /// Not part of what the lease is about: a stick that is held still sends nothing.
     springs: Springs,
     scratch: Vec<InputEvent>,
-}
-
-/// The touches of one device.
-#[derive(Debug)]
-struct Touches {
-    device: DeviceId,
-    /// Bit `n`: contact slot `n` has a tracking id.
-    active: u64,
-    /// The slot that the operator's events are about.
-    slot: i32,
-}
-
-impl Touches {
-    fn follow(&mut self, event: InputEvent) {
-        if event.kind != EventType::ABS {
-            return;
-        }
-        match event.code {
-            abs::MT_SLOT => self.slot = event.value,
-            abs::MT_TRACKING_ID if (0..MAX_SLOTS).contains(&self.slot) => {
-                let bit = 1 << self.slot;
-                if event.value < 0 {
-                    self.active &= !bit;
-                } else {
-                    self.active |= bit;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Lifts the touches and goes back to the slot that the following events will be about.
-    fn lift(&self, events: &mut Vec<InputEvent>) {
-        if self.active == 0 {
-            return;
-        }
-        for slot in (0..MAX_SLOTS).filter(|slot| self.active & (1 << slot) != 0) {
-            events.push(InputEvent::new(EventType::ABS, abs::MT_SLOT, slot));
-            events.push(InputEvent::new(EventType::ABS, abs::MT_TRACKING_ID, -1));
-        }
-        events.push(InputEvent::new(EventType::ABS, abs::MT_SLOT, self.slot));
-    }
 }
 
 impl Default for Ledger {
@@ -94,11 +50,7 @@ impl Ledger {
     /// Follows a device from now on. A second call for the same one changes nothing.
     pub fn add_device(&mut self, device: DeviceId) {
         if !self.knows(device) {
-            self.devices.push(Touches {
-                device,
-                active: 0,
-                slot: 0,
-            });
+            self.devices.push(Touches::new(device));
         }
     }
 
@@ -110,13 +62,15 @@ impl Ledger {
     /// Whether the device is followed.
     #[must_use]
     pub fn knows(&self, device: DeviceId) -> bool {
-        self.devices.iter().any(|touches| touches.device == device)
+        self.devices
+            .iter()
+            .any(|touches| touches.device() == device)
     }
 
     /// Forgets a device; `write` gets what lifts its keys and touches, if any is down.
     pub fn remove_device(&mut self, device: DeviceId, write: &mut dyn FnMut(&[InputEvent])) {
         self.release(device, write);
-        self.devices.retain(|touches| touches.device != device);
+        self.devices.retain(|touches| touches.device() != device);
         self.springs.remove_device(device);
     }
 
@@ -126,7 +80,7 @@ impl Ledger {
         let Some(touches) = self
             .devices
             .iter_mut()
-            .find(|touches| touches.device == device)
+            .find(|touches| touches.device() == device)
         else {
             events.clear();
             return;
@@ -147,7 +101,7 @@ impl Ledger {
     /// Releases go first.
     pub fn reconcile(&mut self, wanted: &HeldKeys, write: &mut dyn FnMut(DeviceId, &[InputEvent])) {
         for index in 0..self.devices.len() {
-            let Some(device) = self.devices.get(index).map(|touches| touches.device) else {
+            let Some(device) = self.devices.get(index).map(Touches::device) else {
                 break;
             };
             let of_device = |keys: &HeldKeys, other: &HeldKeys, down, out: &mut Vec<InputEvent>| {
@@ -194,7 +148,7 @@ impl Ledger {
     /// Lifts everything: at the end of the session, at a hand-over, before a suspend.
     pub fn release_all(&mut self, write: &mut dyn FnMut(DeviceId, &[InputEvent])) {
         for index in 0..self.devices.len() {
-            let Some(device) = self.devices.get(index).map(|touches| touches.device) else {
+            let Some(device) = self.devices.get(index).map(Touches::device) else {
                 break;
             };
             self.release(device, &mut |events| write(device, events));
@@ -205,7 +159,7 @@ impl Ledger {
     /// goes on following the operator.
     pub fn lift_unheard(&mut self, write: &mut dyn FnMut(DeviceId, &[InputEvent])) {
         for index in 0..self.devices.len() {
-            let Some(device) = self.devices.get(index).map(|touches| touches.device) else {
+            let Some(device) = self.devices.get(index).map(Touches::device) else {
                 break;
             };
             self.collect_releases(device);
@@ -219,8 +173,8 @@ impl Ledger {
         self.collect_releases(device);
         self.held.retain(|owner, _| owner != device);
         let mut devices = self.devices.iter_mut();
-        if let Some(touches) = devices.find(|touches| touches.device == device) {
-            touches.active = 0;
+        if let Some(touches) = devices.find(|touches| touches.device() == device) {
+            touches.set_lifted();
         }
         self.springs.set_at_rest(device);
         if !self.scratch.is_empty() {
@@ -235,7 +189,7 @@ impl Ledger {
         self.scratch
             .extend(down.map(|(_, key)| InputEvent::key(key, false)));
         let mut devices = self.devices.iter();
-        if let Some(touches) = devices.find(|touches| touches.device == device) {
+        if let Some(touches) = devices.find(|touches| touches.device() == device) {
             touches.lift(&mut self.scratch);
         }
         self.scratch.extend(self.springs.release(device));
@@ -244,7 +198,7 @@ impl Ledger {
     /// Whether no key, button or touch is down.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.held.is_empty() && self.devices.iter().all(|touches| touches.active == 0)
+        self.held.is_empty() && !self.devices.iter().any(Touches::is_touched)
     }
 
     /// The keys down on the target.
@@ -262,7 +216,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use soft_kvm_protocol::input::AbsoluteAxis;
+    use soft_kvm_protocol::input::codes::abs;
+    use soft_kvm_protocol::input::{AbsoluteAxis, EventType};
 
     use super::*;
 

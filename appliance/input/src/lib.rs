@@ -17,6 +17,7 @@ pub mod sink;
 pub mod source;
 pub mod switch;
 pub mod text;
+pub mod touches;
 
 pub use chord::{Chord, ChordDetector, ChordParseError};
 pub use echo::{EchoSink, EchoState};
@@ -27,3 +28,4 @@ pub use session::{SessionError, TargetSession};
 pub use sink::{InputSink, SinkError, SinkFeedback};
 pub use source::{DeviceClass, InputSource, SourceError, SourceEvent, Waker};
 pub use switch::{Action, Binding, BindingError, Place, Switch, Wish, bindings};
+pub use touches::Touches;

@@ -206,16 +206,19 @@ async fn session(
             "soft-kvm-client: このクライアントはサーバーで閲覧のみ許可されています。キーボードとマウスは送られません",
         ));
     }
-    let devices = match controls {
-        true => lock(&shared.devices).clone(),
-        false => Vec::new(),
+    let devices = if controls {
+        // Together: a device that comes later finds the channel, and waits there for its turn.
+        let devices = lock(&shared.devices);
+        *lock(&remote.records) = Some(records.clone());
+        devices.clone()
+    } else {
+        Vec::new()
     };
     for device in devices {
         let message = remote.announcement(&device);
         sender.send(Message::binary(message)).await?;
     }
     if controls {
-        *lock(&remote.records) = Some(records.clone());
         *lock(&remote.link) = Some(Arc::clone(media.link()));
     }
     let offered = welcome.clipboard.filter(|_| controls);

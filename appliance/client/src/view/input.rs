@@ -1,4 +1,4 @@
-//! The window's keyboard and pointer as input devices of Linux.
+//! The window's keyboard, pointer and fingers as input devices of Linux.
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::Wish;
@@ -6,9 +6,11 @@ use soft_kvm_protocol::input::codes::{abs, rel};
 use soft_kvm_protocol::input::{
     AbsoluteAxis, DeviceDescriptor, DeviceId, EventReport, EventType, InputEvent, KeyCode, Repeat,
 };
-use winit::event::{MouseButton, MouseScrollDelta};
+use winit::event::{MouseButton, MouseScrollDelta, TouchPhase};
 use winit::keyboard::PhysicalKey;
 use winit::platform::scancode::PhysicalKeyExtScancode as _;
+
+use super::touch::Touches;
 
 /// `REL_HWHEEL` of linux/input-event-codes.h.
 const REL_HWHEEL: u16 = 0x06;
@@ -16,7 +18,7 @@ const REL_HWHEEL: u16 = 0x06;
 const REL_HWHEEL_HI_RES: u16 = 0x0c;
 /// `INPUT_PROP_DIRECT` is for touch screens; an absolute pointer without it is a tablet-like mouse, as virtual
 /// machines have it.
-const ABSOLUTE_MAX: i32 = 65_535;
+pub(super) const ABSOLUTE_MAX: i32 = 65_535;
 /// Largest keyboard code of the window's keyboard (`KEY_MICMUTE`); X11 has no more.
 const LAST_KEY: u16 = 248;
 /// High-resolution units of a wheel's detent.
@@ -90,6 +92,7 @@ pub(super) struct WindowInput {
     moved: bool,
     wheel: Wheel,
     horizontal: Wheel,
+    touches: Touches,
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +118,12 @@ impl Wheel {
 }
 
 impl WindowInput {
-    pub(super) fn new(keyboard: DeviceId, pointer: DeviceId, sending: bool) -> Self {
+    pub(super) fn new(
+        keyboard: DeviceId,
+        pointer: DeviceId,
+        touch: DeviceId,
+        sending: bool,
+    ) -> Self {
         Self {
             keyboard,
             pointer,
@@ -127,6 +135,7 @@ impl WindowInput {
             moved: false,
             wheel: Wheel::default(),
             horizontal: Wheel::default(),
+            touches: Touches::new(touch),
         }
     }
 
@@ -202,11 +211,12 @@ impl WindowInput {
         self.held.clear();
     }
 
-    /// All keys up on the target; those still held go up without a word.
+    /// All keys and fingers up on the target; those still held go up without a word.
     pub(super) fn lift(&mut self, time: MonoTime, send: &mut impl FnMut(EventReport<'_>)) {
         while let Some(&(device, key)) = self.sent.last() {
             self.press(device, key, false, time, send);
         }
+        self.touches.lift(time, send);
     }
 
     /// The pointer is at this place over the picture; sent by [`WindowInput::flush`], so that a fast mouse does not make a report
@@ -218,7 +228,29 @@ impl WindowInput {
         }
     }
 
-    /// Sends the pointer's place if it changed.
+    /// A finger touches the picture, moves or goes. One that comes down beside the picture is not followed; one that moves out
+    /// stays at its edge.
+    pub(super) fn touch(
+        &mut self,
+        phase: TouchPhase,
+        finger: u64,
+        (x, y, inside): (i32, i32, bool),
+        time: MonoTime,
+        send: &mut impl FnMut(EventReport<'_>),
+    ) {
+        // X11 moves the pointer with the first finger.
+        self.moved = false;
+        match phase {
+            TouchPhase::Started if self.sending && inside => {
+                self.touches.down(finger, (x, y), time, send);
+            }
+            TouchPhase::Started => {}
+            TouchPhase::Moved => self.touches.moved(finger, (x, y)),
+            TouchPhase::Ended | TouchPhase::Cancelled => self.touches.up(finger, time, send),
+        }
+    }
+
+    /// Sends the pointer's place and those of fingers if they changed.
     pub(super) fn flush(&mut self, time: MonoTime, send: &mut impl FnMut(EventReport<'_>)) {
         if let (true, true, Some((x, y))) = (self.sending, self.moved, self.position) {
             let events = [
@@ -228,6 +260,7 @@ impl WindowInput {
             send(report(self.pointer, time, &events));
         }
         self.moved = false;
+        self.touches.flush(time, send);
     }
 
     pub(super) fn button(
@@ -314,7 +347,7 @@ impl WindowInput {
     }
 }
 
-fn report(device: DeviceId, time: MonoTime, events: &[InputEvent]) -> EventReport<'_> {
+pub(super) fn report(device: DeviceId, time: MonoTime, events: &[InputEvent]) -> EventReport<'_> {
     EventReport {
         device,
         time,
@@ -332,6 +365,7 @@ mod tests {
 
     const KEYBOARD: DeviceId = DeviceId(1);
     const POINTER: DeviceId = DeviceId(2);
+    const TOUCH: DeviceId = DeviceId(3);
     const CTRL: KeyCode = KeyCode::LEFTCTRL;
     const ALT: KeyCode = KeyCode::LEFTALT;
     const SHIFT: KeyCode = KeyCode::RIGHTSHIFT;
@@ -343,7 +377,7 @@ mod tests {
     }
 
     fn input(sending: bool) -> WindowInput {
-        WindowInput::new(KEYBOARD, POINTER, sending)
+        WindowInput::new(KEYBOARD, POINTER, TOUCH, sending)
     }
 
     fn type_keys(input: &mut WindowInput, keys: &[(KeyCode, bool)]) -> (Vec<Hotkey>, Sent) {
@@ -438,6 +472,38 @@ mod tests {
         let values: Vec<i32> = sent.iter().flat_map(|(_, e)| e).map(|e| e.value).collect();
         assert_eq!(values, [7, 8, 1, 9, 9, 0]);
         assert!(sent.iter().all(|(device, _)| *device == POINTER));
+    }
+
+    #[test]
+    fn fingers_are_followed_on_the_picture_and_lifted_with_the_keys() {
+        let mut input = input(true);
+        let mut sent = Vec::new();
+        let mut send = sink(&mut sent);
+        let time = MonoTime::ZERO;
+        let (began, moved) = (TouchPhase::Started, TouchPhase::Moved);
+        input.touch(began, 1, (0, 9, false), time, &mut send);
+        input.touch(moved, 1, (5, 9, true), time, &mut send);
+        input.flush(time, &mut send);
+        // As X11 tells it: the pointer goes with the first finger.
+        input.pointer_moved((5, 6, true));
+        input.touch(began, 2, (5, 6, true), time, &mut send);
+        input.touch(began, 3, (7, 8, true), time, &mut send);
+        input.touch(TouchPhase::Cancelled, 3, (7, 8, true), time, &mut send);
+        input.touch(moved, 2, (65_535, 6, false), time, &mut send);
+        input.set_sending(false, time, &mut send);
+        input.touch(began, 4, (5, 6, true), time, &mut send);
+        input.touch(moved, 2, (6, 6, true), time, &mut send);
+        input.flush(time, &mut send);
+        drop(send);
+        assert!(sent.iter().all(|(device, _)| *device == TOUCH));
+        let of = |wanted| -> Vec<i32> {
+            let events = sent.iter().flat_map(|(_, events)| events);
+            let of = events.filter(|event| event.code == wanted);
+            of.map(|event| event.value).collect()
+        };
+        assert_eq!(of(abs::MT_TRACKING_ID), [0, 1, -1, -1]);
+        assert_eq!(of(KeyCode::BTN_TOUCH.0), [1, 0]);
+        assert_eq!(of(abs::MT_POSITION_X), [5, 7]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `--view window`: the picture in a window of X11 or Wayland, drawn by the CPU, and the window's keyboard and pointer.
+//! `--view window`: the picture in a window of X11 or Wayland, drawn by the CPU, and the window's keyboard, pointer and touch screen.
 //!
 //! The media thread hands pictures to a [`Viewport`]; [`run`] owns the main thread, shows the newest one, and gives
 //! [`ViewEvent`]s back. Keys of the window itself, which are not sent to the server:
@@ -20,6 +20,7 @@ pub(crate) mod convert;
 mod input;
 mod paint;
 pub(crate) mod screen;
+mod touch;
 mod viewport;
 mod window;
 
@@ -29,6 +30,7 @@ use soft_kvm_protocol::input::EventReport;
 
 pub use convert::BadPicture;
 pub use input::{window_keyboard, window_pointer};
+pub use touch::window_touch;
 pub use viewport::{ShownFrame, Viewport};
 #[doc(hidden)]
 pub use window::run_on_any_thread;
@@ -45,7 +47,7 @@ pub enum ViewEvent<'a> {
         /// When the call that presents came back.
         at: MonoTime,
     },
-    /// The window's keyboard or pointer, as a device with the id given in [`ViewOptions`]; never empty.
+    /// The window's keyboard, pointer or touch screen, as a device with the id given in [`ViewOptions`]; never empty.
     Input(EventReport<'a>),
     /// Sending of input was switched on or off; all keys are up.
     SendInput(bool),

@@ -34,6 +34,8 @@ pub struct ViewOptions {
     pub keyboard: DeviceId,
     /// The id under which the window's pointer was announced ([`super::window_pointer`]).
     pub pointer: DeviceId,
+    /// The id under which the window's touch screen ([`super::window_touch`]) has to be announced before its first report is sent.
+    pub touch: DeviceId,
     /// Begin with the overlay on.
     pub overlay: bool,
     /// Begin with a full screen.
@@ -132,7 +134,12 @@ fn open(
         texts: Texts::default(),
         cursor: Cursor::default(),
         scaler: Scaler::default(),
-        input: WindowInput::new(options.keyboard, options.pointer, options.send_input),
+        input: WindowInput::new(
+            options.keyboard,
+            options.pointer,
+            options.touch,
+            options.send_input,
+        ),
         overlay: options.overlay,
         fitted: false,
         fresh: false,
@@ -404,6 +411,11 @@ impl<F: FnMut(ViewEvent<'_>)> ApplicationHandler<()> for App<'_, F> {
             WindowEvent::CursorMoved { position, .. } if self.place.size.pixels() > 0 => {
                 let place = self.place.to_absolute(position.x, position.y);
                 self.input.pointer_moved(place);
+            }
+            WindowEvent::Touch(touch) if self.place.size.pixels() > 0 => {
+                let place = self.place.to_absolute(touch.location.x, touch.location.y);
+                self.input
+                    .touch(touch.phase, touch.id, place, now, &mut send);
             }
             WindowEvent::MouseInput { state, button, .. } => {
                 let down = state == ElementState::Pressed;

@@ -87,6 +87,11 @@ impl Event {
         (self.kind == EventType::REL).then_some((self.code, self.value))
     }
 
+    /// The absolute axis and where it is.
+    pub(crate) fn as_position(self) -> Option<(u16, i32)> {
+        (self.kind == EventType::ABS).then_some((self.code, self.value))
+    }
+
     /// `MSC_SCAN`: what a keyboard says before each key.
     const fn scan(value: i32) -> Self {
         Self {

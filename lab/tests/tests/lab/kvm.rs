@@ -225,6 +225,15 @@ impl<'a> Seat<'a> {
         self.client("none", server, arguments, variables)
     }
 
+    /// Connects with a window, on the display that the variables name.
+    pub(crate) fn window(
+        &self,
+        server: &str,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Client> {
+        self.client("window", server, &[], variables)
+    }
+
     fn client(
         &self,
         view: &str,

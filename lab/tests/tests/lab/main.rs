@@ -3,6 +3,7 @@
 
 mod boot;
 mod compete;
+mod compositor;
 mod convert;
 mod dropped;
 mod fallback;
@@ -36,6 +37,7 @@ mod stall;
 mod stuck;
 mod switching;
 mod system;
+mod touch;
 mod typing;
 mod vaapi;
 mod viewer;
@@ -235,6 +237,11 @@ const TESTS: &[LabTest] = &[
         programs: &["libinput", "udevadm"],
         udev: true,
         ..LabTest::new("input-equal-libinput", &[input_equal::libinput])
+    },
+    LabTest {
+        programs: &["libinput", "udevadm"],
+        udev: true,
+        ..LabTest::new("touch-window", &[touch::window])
     },
     LabTest::new("input-dropped", &[dropped::axes_and_buttons]),
     LabTest {
