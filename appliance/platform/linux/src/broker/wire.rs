@@ -66,6 +66,7 @@ impl Question {
             Kind::Framebuffer => 3,
             Kind::Uinput => 4,
             Kind::Gadget => 5,
+            Kind::Media => 6,
         };
         let [a, b, c, d] = self.id.to_ne_bytes();
         let [n, m] = self.number.to_ne_bytes();
@@ -85,6 +86,7 @@ impl Question {
             3 => Kind::Framebuffer,
             4 => Kind::Uinput,
             5 => Kind::Gadget,
+            6 => Kind::Media,
             _ => return None,
         };
         let path: [u8; QUESTION_LEN - PATH] = path.try_into().ok()?;
