@@ -22,6 +22,7 @@ mod lan;
 mod latency;
 mod lock_out;
 mod m2m;
+mod media;
 mod pairing;
 mod picture;
 mod plug;
@@ -68,6 +69,12 @@ const TESTS: &[LabTest] = &[
     LabTest {
         programs: &["v4l2-ctl"],
         ..LabTest::new("vivid_dongle", &[vivid::dongle_640x480])
+    },
+    LabTest {
+        modules: &["vimc"],
+        programs: &["media-ctl", "v4l2-ctl"],
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("media-controller", &[media::pipeline])
     },
     LabTest::new("hotplug_vivid", &[vivid::unplugged]),
     LabTest {
@@ -176,6 +183,13 @@ const TESTS: &[LabTest] = &[
             "zero-copy::screen_to_the_client",
             &[routes::screen_through_a_converter],
         )
+    },
+    LabTest {
+        modules: &["vgem", "vkms", "vim2m", "vicodec", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        va_driver: true,
+        timeout: Duration::from_secs(180),
+        ..LabTest::new("zero-copy::routes_side_by_side", &[routes::side_by_side])
     },
     LabTest {
         modules: &["vkms"],

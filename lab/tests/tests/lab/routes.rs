@@ -1,11 +1,14 @@
 //! Whole ways of a picture through the real programs, on the kernel's virtual devices: source, converter, encoder on
 //! one host, decoder on another.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use soft_kvm_core::Size;
-use soft_kvm_lab_tests::guest;
+use soft_kvm_lab_tests::guest::{self, Namespace};
 use soft_kvm_platform::os::m2m::{M2mKind, probe};
+use soft_kvm_platform::os::v4l2::{DeviceKind, inspect};
 
 use crate::convert;
 use crate::kvm::{self, Host, Seat, Server, TARGET};
@@ -58,10 +61,23 @@ impl Seen {
 
 /// Runs server and client on two hosts for some seconds.
 fn watch(server: &[&str], client: &[&str]) -> anyhow::Result<Seen> {
-    let (target, near) = kvm::two_hosts()?;
+    watch_named("", &kvm::two_hosts()?, server, client)
+}
+
+/// One of several runs on a kernel.
+fn watch_named(
+    name: &str,
+    (target, near): &(Namespace, Namespace),
+    server: &[&str],
+    client: &[&str],
+) -> anyhow::Result<Seen> {
     let arguments = [&["--no-discovery"], server].concat();
-    let running = Server::start(Host::Namespace(&target), &arguments)?;
-    let seat = Seat::new(Host::Namespace(&near))?;
+    let running = Server::start_named(
+        &format!("server{name}"),
+        Host::Namespace(target),
+        &arguments,
+    )?;
+    let seat = Seat::named(&format!("client{name}"), Host::Namespace(near))?;
     seat.pair(TARGET, running.code()?)?;
     let screenshot = seat.file("picture.png");
     let path = screenshot.to_string_lossy();
@@ -160,4 +176,115 @@ pub(crate) fn screen_through_vaapi() -> anyhow::Result<()> {
          decoded, the picture is right, 0 bytes of pixels touched by the server's CPU"
     ));
     Ok(())
+}
+
+/// A way of pictures from a source to the network.
+struct Route {
+    name: &'static str,
+    source: String,
+    encoder: String,
+    /// The CPU touches no pixel on it.
+    zero_copy: bool,
+}
+
+/// What the CPU does for a picture on each route, side by side. User-mode kernels are slow and virtual devices are
+/// programs: only how the routes compare means something.
+pub(crate) fn side_by_side() -> anyhow::Result<()> {
+    guest::modprobe(
+        "vivid",
+        &[
+            "n_devs=1",
+            "node_types=0x1",
+            "num_inputs=1",
+            "input_types=0x0",
+        ],
+    )?;
+    guest::insmod("virtual-h264", &[])?;
+    guest::va_faults(&[])?;
+    let _screen = convert::screen_of_vkms()?;
+    let vivid = probe_video("vivid")?;
+    let vkms = format!("kms:{}", convert::vkms()?.display());
+    let vicodec = device("vicodec", M2mKind::Encoder)?;
+    let h264 = device("virtual-h264", M2mKind::Encoder)?;
+    let vaapi = format!("vaapi:{}", vaapi::node()?.display());
+    let software = "openh264".to_owned();
+    let row = |name, source: &String, encoder: &String| Route {
+        name,
+        source: source.clone(),
+        encoder: encoder.clone(),
+        zero_copy: *encoder != software,
+    };
+    let routes = [
+        row("vivid → virtual H.264 encoder", &vivid, &h264),
+        row("vivid → vicodec (FWHT)", &vivid, &vicodec),
+        row("vivid → VAAPI (virtual driver)", &vivid, &vaapi),
+        row("vivid → CPU → OpenH264", &vivid, &software),
+        row("vkms → vim2m → vicodec (FWHT)", &vkms, &vicodec),
+        row("vkms → VAAPI (virtual driver)", &vkms, &vaapi),
+    ];
+    let mut table = vec![
+        "| route | frames | bytes of pixels touched by the CPU, per frame | CPU of capture and encode, ms per frame | \
+         CPU of the server, ms per frame |"
+            .to_owned(),
+        "|---|---|---|---|---|".to_owned(),
+    ];
+    let hosts = kvm::two_hosts()?;
+    for (number, route) in routes.iter().enumerate() {
+        let line = route
+            .measure(number, &hosts)
+            .with_context(|| route.name.to_owned())?;
+        table.push(line);
+    }
+    guest::tell(table.join("\n"));
+    Ok(())
+}
+
+impl Route {
+    fn measure(&self, number: usize, hosts: &(Namespace, Namespace)) -> anyhow::Result<String> {
+        let Self { name, .. } = self;
+        let mut server = vec!["--source", &self.source, "--fps", "10"];
+        server.extend(["--encoder", &self.encoder]);
+        if self.source.starts_with("v4l2") {
+            server.extend(["--size", "640x480"]);
+        }
+        let seen = watch_named(&number.to_string(), hosts, &server, &[])?;
+        let Seen { server, log, .. } = &seen;
+        let count = |path: &str| kvm::number(server, path);
+        let seconds = |path: &str| {
+            let value = server.pointer(path).and_then(Value::as_f64);
+            value.with_context(|| format!("no {path}: {server}"))
+        };
+        let client = seen.client.get("encoder").and_then(Value::as_str);
+        ensure!(
+            client == Some(&self.encoder.replacen(':', " ", 1)),
+            "encoded by {client:?}\n{log}"
+        );
+        let (frames, touched) = (count("/frames/encoded")?, count("/cpu_pixel_bytes")?);
+        ensure!(frames >= 10, "only {frames} encoded: {server}\n{log}");
+        ensure!(
+            (touched == 0) == self.zero_copy,
+            "{touched} bytes: {server}"
+        );
+        let (capture, encode) = (seconds("/cpu/capture_s")?, seconds("/cpu/encode_s")?);
+        let other = seconds("/cpu/other_s")?;
+        ensure!(capture > 0.0 && encode > 0.0, "no time: {server}");
+        let per_frame = seconds("/cpu/ms_per_frame")?;
+        #[expect(clippy::cast_precision_loss, reason = "a few frames")]
+        let whole = (capture + encode + other) * 1e3 / frames as f64;
+        ensure!(per_frame > 0.0 && per_frame <= whole, "{server}");
+        let touched = touched / frames;
+        Ok(format!(
+            "| {name} | {frames} | {touched} | {per_frame:.2} | {whole:.2} |"
+        ))
+    }
+}
+
+/// The node of a driver that captures, as `--source` wants it.
+fn probe_video(driver: &str) -> anyhow::Result<String> {
+    let mut nodes = (0..64).map(|number| PathBuf::from(format!("/dev/video{number}")));
+    let found = nodes.find(|path| {
+        inspect(path).is_ok_and(|facts| facts.driver == driver && facts.kind == DeviceKind::Capture)
+    });
+    let found = found.with_context(|| format!("{driver} is loaded"))?;
+    Ok(format!("v4l2:{}", found.display()))
 }

@@ -73,6 +73,7 @@ impl Grants {
             Kind::Gadget => self.gadget.lets(node),
             Kind::Video => self.capture.lets(node) || self.codec.lets(node),
             Kind::Screen | Kind::Framebuffer => self.screen.lets(node),
+            Kind::Media => self.capture != Grant::Nothing && is_media(node),
             Kind::Uinput => self.uinput && node == Path::new("/dev/uinput"),
             Kind::Button | Kind::Monitor => false,
         }
@@ -88,6 +89,16 @@ impl Grants {
     }
 }
 
+/// Whether it is called like a media device or a sub-device, which give no pictures themselves.
+fn is_media(node: &Path) -> bool {
+    let name = node.strip_prefix("/dev").ok().and_then(Path::to_str);
+    let number = name.and_then(|name| {
+        name.strip_prefix("media")
+            .or_else(|| name.strip_prefix("v4l-subdev"))
+    });
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +111,11 @@ mod tests {
             ..Grants::default()
         };
         assert!(grants.lets(Kind::Video, &video(0)));
+        for node in ["/dev/media0", "/dev/v4l-subdev12"] {
+            assert!(grants.lets(Kind::Media, Path::new(node)));
+            assert!(!Grants::default().lets(Kind::Media, Path::new(node)));
+            assert!(!grants.lets(Kind::Video, Path::new(node)));
+        }
         for (kind, node) in [
             (Kind::Video, "/dev/video1"),
             (Kind::Video, "/dev/../dev/video0"),
@@ -108,6 +124,10 @@ mod tests {
             (Kind::Framebuffer, "/dev/dri/card0"),
             (Kind::Uinput, "/dev/uinput"),
             (Kind::Gadget, "/sys/class/udc/dummy_udc.0"),
+            (Kind::Media, "/dev/media"),
+            (Kind::Media, "/dev/mediax"),
+            (Kind::Media, "/dev/video0"),
+            (Kind::Media, "/dev/v4l-subdev0/../mem"),
         ] {
             assert!(!grants.lets(kind, Path::new(node)), "{kind:?} {node}");
         }

@@ -24,6 +24,8 @@ pub use wire::{ANSWER_LEN, QUESTION_LEN};
 pub enum Kind {
     /// A V4L2 device: capture, or memory to memory.
     Video,
+    /// A media device or one of its sub-devices, which a V4L2 device captures through.
+    Media,
     /// A DRM card, to look at its screens.
     Screen,
     /// The memory of a framebuffer of a DRM card, to read.

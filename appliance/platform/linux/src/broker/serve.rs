@@ -116,6 +116,13 @@ fn take(question: &Question, grants: &Grants, held: &mut Held) -> Result<(Fb2, V
             }
             one(fd)
         }
+        Kind::Media => {
+            let metadata = node.metadata().map_err(code)?;
+            if !metadata.file_type().is_char_device() {
+                return Err(libc::EACCES);
+            }
+            one(open_here(node).map_err(code)?)
+        }
         Kind::Uinput => one(open_here(node).map_err(code)?),
         Kind::Gadget => {
             let fds = gadget::obey(&mut held.gadget, node, question.id)?;

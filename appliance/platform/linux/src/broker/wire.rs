@@ -69,6 +69,7 @@ impl Question {
             Kind::Gadget => 5,
             Kind::Button => 6,
             Kind::Monitor => 7,
+            Kind::Media => 8,
         };
         let [a, b, c, d] = self.id.to_ne_bytes();
         let [n, m] = self.number.to_ne_bytes();
@@ -90,6 +91,7 @@ impl Question {
             5 => Kind::Gadget,
             6 => Kind::Button,
             7 => Kind::Monitor,
+            8 => Kind::Media,
             _ => return None,
         };
         let path: [u8; QUESTION_LEN - PATH] = path.try_into().ok()?;

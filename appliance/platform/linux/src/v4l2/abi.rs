@@ -259,6 +259,8 @@ pub(super) const CAP_OUTPUT: u32 = 0x2 | 0x2000;
 pub(super) const CAP_M2M: u32 = 0x4000 | 0x8000;
 /// `V4L2_CAP_META_CAPTURE`.
 pub(super) const CAP_META: u32 = 0x0080_0000;
+/// `V4L2_CAP_IO_MC`: what leads to the node is set on sub-devices.
+pub(super) const CAP_IO_MC: u32 = 0x2000_0000;
 /// `V4L2_CAP_STREAMING`.
 pub(super) const CAP_STREAMING: u32 = 0x0400_0000;
 /// `V4L2_CAP_DEVICE_CAPS`.
@@ -318,6 +320,12 @@ pub(super) mod request {
 /// Compares the header's expressions with our values, where the machine has the header and a compiler.
 #[cfg(test)]
 pub(super) fn compare_with_header(facts: &[(&str, u64)]) -> std::io::Result<()> {
+    compare_with_headers(&[], facts)
+}
+
+/// The same with more headers than `<linux/videodev2.h>`.
+#[cfg(test)]
+pub(super) fn compare_with_headers(more: &[&str], facts: &[(&str, u64)]) -> std::io::Result<()> {
     use std::fmt::Write as _;
     use std::process::Command;
 
@@ -326,6 +334,9 @@ pub(super) fn compare_with_header(facts: &[(&str, u64)]) -> std::io::Result<()> 
         return Ok(());
     }
     let mut source = String::from("#include <stddef.h>\n#include <linux/videodev2.h>\n");
+    for header in more {
+        let _ = writeln!(source, "#include <{header}>");
+    }
     for (expression, value) in facts {
         let _ = writeln!(
             source,

@@ -13,9 +13,10 @@ use crate::broker::{self, Kind};
 use super::V4l2Options;
 use super::abi;
 use super::edid::{self, Edid};
-use super::format::{self, Layout, PlanePlace};
+use super::format::{self, Layout, Offer, PlanePlace};
 use super::ioctl::{self, Api, SetFormat, Signal};
 use super::jpeg::JpegPool;
+use super::media::{Output, Pipeline};
 use super::pool::BufferPool;
 
 /// One being filled, one filled, one in the hand-over slot, one at the encoder, one to spare.
@@ -27,6 +28,10 @@ pub(super) struct Device {
     pub(super) fd: Arc<OwnedFd>,
     pub(super) name: String,
     api: Api,
+    /// The way to the node, where it is set on sub-devices.
+    pipeline: Option<Pipeline>,
+    /// The receiver of the pipeline tells of changes by itself.
+    receiver_has_events: bool,
     /// Buffers of the last run, which frames may still hold.
     old: Weak<BufferPool>,
 }
@@ -82,6 +87,9 @@ impl Device {
         if caps.flags & abi::CAP_STREAMING == 0 {
             return Err(unsupported(&name, "cannot stream into mapped buffers"));
         }
+        if caps.flags & abi::CAP_IO_MC != 0 {
+            return Self::open_pipeline(fd, name, api, options);
+        }
         let input = match options.input {
             Some(input) => Some(input),
             None => first_timings_input(&fd).map_err(fail("VIDIOC_ENUMINPUT"))?,
@@ -98,8 +106,45 @@ impl Device {
             fd,
             name,
             api,
+            pipeline: None,
+            receiver_has_events: false,
             old: Weak::new(),
         })
+    }
+
+    /// A node without inputs: its receiver, if it has one, is a sub-device.
+    fn open_pipeline(
+        fd: Arc<OwnedFd>,
+        name: String,
+        api: Api,
+        options: &V4l2Options,
+    ) -> Result<Self, SourceError> {
+        let pipeline = Pipeline::open(&fd, &name)?;
+        let mut receiver_has_events = false;
+        if let Some(receiver) = pipeline.receiver() {
+            receiver_has_events = ioctl::subscribe_source_change(receiver, 0);
+            tell_edid(receiver, &name, 0, options.edid.as_ref());
+        }
+        Ok(Self {
+            fd,
+            name,
+            api,
+            pipeline: Some(pipeline),
+            receiver_has_events,
+            old: Weak::new(),
+        })
+    }
+
+    /// What has the signal: its timings, its EDID, its events.
+    pub(super) fn signal(&self) -> &OwnedFd {
+        let receiver = self.pipeline.as_ref().and_then(Pipeline::receiver);
+        receiver.unwrap_or(&self.fd)
+    }
+
+    /// What tells of changes of the signal beside the node itself.
+    pub(super) fn events(&self) -> Option<&OwnedFd> {
+        let receiver = self.pipeline.as_ref().and_then(Pipeline::receiver);
+        receiver.filter(|_| self.receiver_has_events)
     }
 
     /// Takes over what the input receives, and sets the best format.
@@ -109,11 +154,12 @@ impl Device {
             let name = &name;
             move |errno| failed(name, action, errno)
         };
-        let signal = ioctl::query_dv_timings(&self.fd).map_err(fail("VIDIOC_QUERY_DV_TIMINGS"))?;
+        let signal =
+            ioctl::query_dv_timings(self.signal()).map_err(fail("VIDIOC_QUERY_DV_TIMINGS"))?;
         let timings = match signal {
             None => None,
             Some(Signal::Nothing) => {
-                let cable = ioctl::power_present(&self.fd) != Some(false);
+                let cable = ioctl::power_present(self.signal()) != Some(false);
                 let reason = if cable {
                     NoPicture::NoSignal
                 } else {
@@ -132,16 +178,26 @@ impl Device {
             if !wanted.is_supported() {
                 return Ok(Setup::NoPicture(NoPicture::OutOfRange));
             }
-            ioctl::set_dv_timings(&self.fd, timings).map_err(fail("VIDIOC_S_DV_TIMINGS"))?;
+            ioctl::set_dv_timings(self.signal(), timings).map_err(fail("VIDIOC_S_DV_TIMINGS"))?;
         }
-        let now = ioctl::get_format(&self.fd, self.api).map_err(fail("VIDIOC_G_FMT"))?;
-        let fallback = if timings.is_some() { wanted } else { now.size };
-        let offers = format::offers(&self.fd, self.api, wanted, fallback)
-            .map_err(fail("VIDIOC_ENUM_FMT"))?;
+        let came = self.configure_pipeline(options, wanted)?;
+        let offers = match &came {
+            Some(came) => self.offers_of(came.code, came.size),
+            None => {
+                let now = ioctl::get_format(&self.fd, self.api).map_err(fail("VIDIOC_G_FMT"))?;
+                let fallback = if timings.is_some() { wanted } else { now.size };
+                format::offers(&self.fd, self.api, wanted, fallback)
+                    .map_err(fail("VIDIOC_ENUM_FMT"))?
+            }
+        };
         let chosen = format::choose(&offers, wanted, options.rate, options.format)
             .ok_or_else(|| unsupported(&self.name, &no_format(options)))?;
-        let set = ioctl::set_format(&self.fd, self.api, chosen.format, chosen.size)
+        let mut set = ioctl::set_format(&self.fd, self.api, chosen.format, chosen.size)
             .map_err(fail("VIDIOC_S_FMT"))?;
+        // The node may not know what its samples mean, and the receiver does.
+        if let Some(color) = came.and_then(|came| came.color) {
+            set.color = color.colorimetry(set.format, set.size);
+        }
         let Some(layout) = format::layout(set.format).filter(|_| set.size.is_supported()) else {
             let what = format!("set {} {} instead of what it offered", set.format, set.size);
             return Err(unsupported(&self.name, &what));
@@ -169,6 +225,40 @@ impl Device {
         }))
     }
 
+    /// Sets the sub-devices that lead to the node; `None` where there are none.
+    fn configure_pipeline(
+        &self,
+        options: &V4l2Options,
+        size: Size,
+    ) -> Result<Option<Output>, SourceError> {
+        let Some(pipeline) = &self.pipeline else {
+            return Ok(None);
+        };
+        let mut is_taken = |code| {
+            let mut offers = self.offers_of(code, size).into_iter();
+            offers.any(|offer| options.format.is_none_or(|only| only == offer.format))
+        };
+        pipeline
+            .configure(&self.name, size, &mut is_taken)
+            .map(Some)
+    }
+
+    /// The formats that are taken among those that the node makes of a media bus code.
+    fn offers_of(&self, code: u32, size: Size) -> Vec<Offer> {
+        let formats = (0..256).map_while(|index| {
+            ioctl::enum_format_of_code(&self.fd, self.api, code, index)
+                .ok()
+                .flatten()
+        });
+        let taken = formats.filter(|format| format::layout(*format).is_some());
+        let offer = |format| Offer {
+            format,
+            size,
+            rate: None,
+        };
+        taken.map(offer).collect()
+    }
+
     /// Whether frames of the last run are still lent out, which keeps some drivers from making new buffers.
     pub(super) fn is_held(&self) -> bool {
         self.old.strong_count() > 0
@@ -176,7 +266,7 @@ impl Device {
 
     /// What the input receives now, in short; `None` without DV timings or without a signal.
     pub(super) fn current_timings(&self) -> Result<Option<TimingsKey>, Errno> {
-        Ok(match ioctl::query_dv_timings(&self.fd)? {
+        Ok(match ioctl::query_dv_timings(self.signal())? {
             Some(Signal::Timings(timings)) => Some(key(&timings)),
             _ => None,
         })

@@ -91,6 +91,18 @@ pub(super) fn enum_format(fd: &impl AsFd, api: Api, index: u32) -> Result<Option
     Ok(listed(ioctl!(fd, ENUM_FMT, &mut raw))?.map(|()| FourCc(raw.pixelformat)))
 }
 
+/// The same among those that a media bus code arrives as; drivers without `V4L2_CAP_IO_MC` give all.
+pub(super) fn enum_format_of_code(
+    fd: &impl AsFd,
+    api: Api,
+    code: u32,
+    index: u32,
+) -> Result<Option<FourCc>> {
+    let mut raw = abi::FmtDesc::zeroed();
+    (raw.index, raw.type_, raw.mbus_code) = (index, api.buffer_type(), code);
+    Ok(listed(ioctl!(fd, ENUM_FMT, &mut raw))?.map(|()| FourCc(raw.pixelformat)))
+}
+
 /// Sizes that a format comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sizes {
@@ -432,8 +444,10 @@ pub(super) fn timings_rate(timings: &abi::DvTimings) -> Option<FrameRate> {
     (hz > 0).then(|| FrameRate::hz(u32::try_from(hz).unwrap_or(u32::MAX)))
 }
 
-/// Asks for changes of the source and of its 5 V as events (`POLLPRI`), as far as the driver has them.
-pub(super) fn subscribe_source_change(fd: &impl AsFd, input: u32) {
+/// Asks for changes of the source and of its 5 V as events (`POLLPRI`), as far as the driver has them; whether it has
+/// any.
+pub(super) fn subscribe_source_change(fd: &impl AsFd, input: u32) -> bool {
+    let mut has = false;
     for (kind, id) in [
         (abi::EVENT_SOURCE_CHANGE, input),
         (abi::EVENT_CTRL, abi::CID_DV_RX_POWER_PRESENT),
@@ -441,8 +455,9 @@ pub(super) fn subscribe_source_change(fd: &impl AsFd, input: u32) {
         let mut raw = abi::EventSubscription::zeroed();
         (raw.type_, raw.id) = (kind, id);
         // Without events the signal is looked at from time to time.
-        let _ = ioctl!(fd, SUBSCRIBE_EVENT, &mut raw);
+        has |= ioctl!(fd, SUBSCRIBE_EVENT, &mut raw).is_ok();
     }
+    has
 }
 
 /// Takes one event out: `Some(true)` for a change of the source or of its 5 V, `None` when there is none.
@@ -522,7 +537,7 @@ pub(super) fn listed(result: Result<()>) -> Result<Option<()>> {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes
         .iter()
         .position(|byte| *byte == 0)

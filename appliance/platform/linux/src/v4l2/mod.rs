@@ -12,6 +12,7 @@ mod format;
 mod ioctl;
 mod jpeg;
 pub mod m2m;
+mod media;
 mod pool;
 mod probe;
 mod source;

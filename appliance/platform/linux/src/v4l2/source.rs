@@ -125,7 +125,7 @@ impl V4l2Source {
             Ok(Some(reason)) => {
                 let events = self.poll(PollFlags::POLLPRI, left.min(SIGNAL_CHECK))?;
                 if events.contains(PollFlags::POLLPRI) {
-                    while ioctl::dequeue_event(&self.device).is_some() {}
+                    while ioctl::dequeue_event(self.device.signal()).is_some() {}
                 }
                 Ok(Some(Captured::NoPicture(reason)))
             }
@@ -152,7 +152,7 @@ impl V4l2Source {
         let events = self.poll(PollFlags::POLLIN | PollFlags::POLLPRI, left.min(SILENCE))?;
         if events.contains(PollFlags::POLLPRI) {
             let mut changed = false;
-            while let Some(source_change) = ioctl::dequeue_event(&self.device) {
+            while let Some(source_change) = ioctl::dequeue_event(self.device.signal()) {
                 changed |= source_change;
             }
             if changed {
@@ -297,13 +297,20 @@ impl V4l2Source {
     }
 
     fn poll(&self, interest: PollFlags, timeout: Duration) -> Result<PollFlags, SourceError> {
-        let mut fds = [PollFd::new(self.device.as_fd(), interest)];
+        let device = self.device.as_fd();
+        let receiver = self.device.events();
+        let mut fds = [
+            PollFd::new(device, interest),
+            PollFd::new(receiver.map_or(device, AsFd::as_fd), PollFlags::POLLPRI),
+        ];
+        let watched = if receiver.is_some() { 2 } else { 1 };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds[..watched], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(failed(&self.info.device, "poll", errno)),
         }
-        let events = fds[0].revents().unwrap_or(PollFlags::empty());
+        let [node, receiver] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let events = node | (receiver & PollFlags::POLLPRI);
         if events.contains(PollFlags::POLLHUP) {
             self.check_present()?;
         }
