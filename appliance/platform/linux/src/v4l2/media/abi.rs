@@ -34,7 +34,6 @@ kernel_struct!(
     /// `struct media_pad_desc`.
     PadDesc { entity: u32, index: u16, flags: u32, reserved: [u32; 2] }
 );
-// SAFETY: the fields of `PadDesc` are numbers.
 kernel_struct!(
     /// `struct media_link_desc`.
     LinkDesc { source: PadDesc, sink: PadDesc, flags: u32, reserved: [u32; 2] }
