@@ -93,12 +93,26 @@ fn rest(device: &DeviceDescriptor, axis: &AbsoluteAxis) -> Option<i32> {
     // Beside a second stick these two are triggers, else they are that stick.
     let second_stick = device.axis(abs::RX).is_some() && device.axis(abs::RY).is_some();
     match axis.code {
+        abs::Y | abs::Z | abs::RZ if is_wheel(device) => Some(axis.maximum),
         abs::X | abs::Y | abs::RX | abs::RY | abs::RUDDER | abs::WHEEL => Some(middle),
         abs::Z | abs::RZ if second_stick => Some(axis.minimum),
         abs::Z | abs::RZ => Some(middle),
         abs::GAS | abs::BRAKE => Some(axis.minimum),
         abs::HAT0X..=abs::HAT3Y => Some(middle),
         _ => None,
+    }
+}
+
+/// Steering wheels with pedals that rest at their maximum, as Logitech's and Thrustmaster's do: the bend is by far finer than
+/// what stands on Y.
+fn is_wheel(device: &DeviceDescriptor) -> bool {
+    let steps = |code| {
+        let axis = device.axis(code)?;
+        Some(i64::from(axis.maximum) - i64::from(axis.minimum))
+    };
+    match (steps(abs::X), steps(abs::Y)) {
+        (Some(bend), Some(pedal)) => pedal > 0 && bend / pedal >= 16,
+        _ => false,
     }
 }
 
@@ -132,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn sticks_rest_in_the_middle_and_triggers_at_their_end() {
+    fn sticks_rest_in_the_middle_triggers_and_pedals_at_their_end() {
         let pad = device(
             &[KeyCode::BTN_GAMEPAD],
             &[
@@ -161,6 +175,14 @@ mod tests {
             &[(abs::THROTTLE, 0, 255), (abs::RUDDER, 0, i32::MAX)],
         );
         assert_eq!(rests(&flight), [(abs::RUDDER, i32::MAX / 2)]);
+        let wheel = device(
+            &[KeyCode::BTN_JOYSTICK],
+            &[(abs::X, 0, 65_535), (abs::Y, 0, 255), (abs::RZ, 0, 255)],
+        );
+        assert_eq!(
+            rests(&wheel),
+            [(abs::X, 32_767), (abs::Y, 255), (abs::RZ, 255)]
+        );
         let extreme = device(&[KeyCode::BTN_JOYSTICK], &[(abs::X, i32::MIN, i32::MAX)]);
         assert_eq!(rests(&extreme).len(), 1);
     }
