@@ -218,6 +218,7 @@ pub struct PairingWindow {
     wrong: u8,
     tries: u64,
     busy: Option<(u64, MonoTime)>,
+    paired: bool,
 }
 
 /// A try that waits for the client's confirmation; goes back to the window that made it.
@@ -252,6 +253,7 @@ impl PairingWindow {
             wrong: 0,
             tries: 0,
             busy: None,
+            paired: false,
         })
     }
 
@@ -271,6 +273,12 @@ impl PairingWindow {
     #[must_use]
     pub fn closes_at(&self) -> MonoTime {
         self.closes
+    }
+
+    /// Whether a client has shown that it knows a code of this window.
+    #[must_use]
+    pub fn has_paired(&self) -> bool {
+        self.paired
     }
 
     /// How many wrong tries are left.
@@ -356,6 +364,7 @@ impl PairingWindow {
         }
         // Whoever looked over a shoulder must not pair with what was seen.
         self.code = PairingCode::generate()?;
+        self.paired = true;
         let mac = started.keys.confirm(Side::Server);
         Ok(ServerPaired {
             client: started.client,

@@ -56,6 +56,7 @@ fn the_right_code_pairs_both_sides_and_is_spent() {
         fingerprint: binding().server,
     };
     assert_eq!((client, server), (Ok(rack), Ok(desk)));
+    assert!(window.has_paired());
     assert_eq!(window.tries_left(), MAX_WRONG_TRIES);
     // One in a million runs draws the same code twice.
     if window.code(NOW) != Some(&code) {
@@ -111,6 +112,7 @@ fn someone_in_the_middle_fails_with_the_right_code() {
         assert_eq!(client, Err(PairingError::WrongCode));
         assert_eq!(server, Err(PairingError::WrongCode));
         assert_eq!(window.tries_left(), MAX_WRONG_TRIES - 1);
+        assert!(!window.has_paired());
     }
 }
 

@@ -17,9 +17,8 @@ use crate::run::pairing_uri;
 pub(super) fn run(context: &Context, connector: &str, ends: &AtomicBool) {
     let mut shown: Option<(Display, Picture)> = None;
     let mut told = false;
-    let mut windows = Windows::default();
     while !ends.load(Ordering::Acquire) {
-        let Some(picture) = picture(context, &mut windows) else {
+        let Some(picture) = picture(context) else {
             if shown.take().is_some() {
                 tracing::info!(connector, "the screen is given back");
             }
@@ -74,37 +73,20 @@ fn words(error: &DisplayError) -> String {
     }
 }
 
-/// Which window's code is shown: the first client that pairs is who the screen is for. The window then goes on with a new
-/// code, which the console has.
-#[derive(Debug, Default)]
-struct Windows(Option<(MonoTime, String)>);
-
-impl Windows {
-    /// The code to show at this time, if any: nothing more when the window's time is over or too many tries were wrong.
-    fn code(&mut self, window: &PairingWindow, now: MonoTime) -> Option<String> {
-        let code = window.code(now)?.reveal().to_owned();
-        self.is_for_screen(window.closes_at(), &code)
-            .then_some(code)
-    }
-
-    fn is_for_screen(&mut self, closes: MonoTime, code: &str) -> bool {
-        match &self.0 {
-            Some((time, first)) if *time == closes => first == code,
-            _ => {
-                self.0 = Some((closes, code.to_owned()));
-                true
-            }
-        }
-    }
+/// The code to show at this time: none when the window's time is over, too many tries were wrong, or the client that the
+/// screen is for has paired. The window then goes on with a new code, which the console has.
+fn code(window: &PairingWindow, now: MonoTime) -> Option<String> {
+    let code = window.code(now).filter(|_| !window.has_paired())?;
+    Some(code.reveal().to_owned())
 }
 
 /// What is to be shown now; `None` while pairing is closed, or somebody has paired.
-fn picture(context: &Context, windows: &mut Windows) -> Option<Picture> {
+fn picture(context: &Context) -> Option<Picture> {
     let now = clock::now();
     let (code, closes) = {
         let pairing = lock(&context.pairing);
         let (window, _) = pairing.as_ref()?;
-        (windows.code(window, now)?, window.closes_at())
+        (code(window, now)?, window.closes_at())
     };
     Some(Picture {
         name: context.name().to_string(),
@@ -142,24 +124,10 @@ mod tests {
     fn a_code_is_off_the_screen_when_its_time_is_over() {
         let opened = MonoTime::from_nanos(7);
         let window = PairingWindow::open(opened, PAIRING_TIME).expect("random numbers");
-        let mut windows = Windows::default();
-        let code = windows.code(&window, opened);
-        assert_eq!(code.as_ref().map(String::len), Some(6));
+        let shown = code(&window, opened);
+        assert_eq!(shown.as_ref().map(String::len), Some(6));
         let last = opened + (PAIRING_TIME - Duration::from_nanos(1));
-        assert_eq!(windows.code(&window, last), code);
-        assert_eq!(windows.code(&window, opened + PAIRING_TIME), None);
-        let next =
-            PairingWindow::open(opened + PAIRING_TIME, PAIRING_TIME).expect("random numbers");
-        assert!(windows.code(&next, opened + PAIRING_TIME).is_some());
-    }
-
-    #[test]
-    fn a_window_is_on_the_screen_until_somebody_paired() {
-        let mut windows = Windows::default();
-        let (one, two) = (MonoTime::from_nanos(1), MonoTime::from_nanos(2));
-        assert!(windows.is_for_screen(one, "111111"));
-        assert!(windows.is_for_screen(one, "111111"));
-        assert!(!windows.is_for_screen(one, "222222"), "renewed");
-        assert!(windows.is_for_screen(two, "222222"), "another window");
+        assert_eq!(code(&window, last), shown);
+        assert_eq!(code(&window, opened + PAIRING_TIME), None);
     }
 }
