@@ -4,6 +4,7 @@
 mod boot;
 mod compete;
 mod convert;
+mod dongle;
 mod fallback;
 mod force;
 mod front;
@@ -72,6 +73,12 @@ const TESTS: &[LabTest] = &[
         programs: &["media-ctl", "v4l2-ctl"],
         timeout: Duration::from_secs(120),
         ..LabTest::new("media-controller", &[media::pipeline])
+    },
+    LabTest {
+        modules: &["dummy_hcd", "raw_gadget"],
+        programs: &["gcc", "ffmpeg"],
+        timeout: dongle::LIMIT,
+        ..LabTest::new("uvc-dongle", &[dongle::uvc])
     },
     LabTest::new("hotplug_vivid", &[vivid::unplugged]),
     LabTest {
