@@ -5,6 +5,7 @@ mod boot;
 mod compete;
 mod compositor;
 mod convert;
+mod dongle;
 mod dropped;
 mod fallback;
 mod force;
@@ -75,6 +76,12 @@ const TESTS: &[LabTest] = &[
         programs: &["media-ctl", "v4l2-ctl"],
         timeout: Duration::from_secs(120),
         ..LabTest::new("media-controller", &[media::pipeline])
+    },
+    LabTest {
+        modules: &["dummy_hcd", "raw_gadget"],
+        programs: &["gcc", "ffmpeg"],
+        timeout: dongle::LIMIT,
+        ..LabTest::new("uvc-dongle", &[dongle::uvc])
     },
     LabTest::new("hotplug_vivid", &[vivid::unplugged]),
     LabTest {
