@@ -101,7 +101,7 @@ impl UinputSink {
         })
     }
 
-    /// A sink without devices, whose devices ring this bell when a program tells them something.
+    /// A sink without devices; those with force feedback ring this bell when a program tells them something.
     #[must_use]
     pub fn with_bell(bell: Option<Bell>) -> Self {
         Self {
@@ -129,7 +129,8 @@ impl InputSink for UinputSink {
         }
         probe().map_err(|error| failed(error.to_string()))?;
         let made = create(device).map_err(|error| failed(error.to_string()))?;
-        if let Some(bell) = &self.bell {
+        // Of the others each written scan code would ring, for the kernel passes those on to us too; lamps can wait for a look.
+        if let Some(bell) = self.bell.as_ref().filter(|_| device.force.is_some()) {
             bell.watch(made.as_fd())
                 .map_err(|error| failed(error.to_string()))?;
         }
