@@ -233,7 +233,8 @@ async fn converse(
         let step = if session.gate.is_shut() {
             queued.await
         } else {
-            incoming.or(queued).or(copied).await
+            // What waits goes first: after a stall a hundred messages come at once, and each of them is answered.
+            queued.or(incoming).or(copied).await
         };
         match step {
             Step::Incoming(None) => return Ok(()),
