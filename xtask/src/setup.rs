@@ -20,11 +20,13 @@ pub(crate) enum Purpose {
     Lab,
     /// Make a Debian package and check it
     Package,
+    /// Run the tests on an emulated arm64 machine
+    Arm64,
     /// Everything
     Dev,
 }
 
-use Purpose::{Check, Demo, Dev, Lab, Package, Test};
+use Purpose::{Arm64, Check, Demo, Dev, Lab, Package, Test};
 
 /// Debian's and Ubuntu's package, why, and what needs it (`Dev` needs all).
 const PACKAGES: &[(&str, &str, &[Purpose])] = &[
@@ -163,6 +165,13 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         &[Test, Package],
     ),
     ("lintian", "checks packages", &[Package]),
+    (
+        "gcc-aarch64-linux-gnu",
+        "compiles and links for arm64",
+        &[Arm64],
+    ),
+    ("libc6-dev-arm64-cross", "the C library of arm64", &[Arm64]),
+    ("qemu-user-static", "runs programs of arm64", &[Arm64]),
 ];
 
 /// Installs what is missing for a purpose. Does nothing when all is there.

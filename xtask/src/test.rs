@@ -4,6 +4,7 @@
 //! features, and the test programs are run from here, so that each can be counted, timed and blamed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
@@ -16,6 +17,7 @@ use crate::outcome::{Counts, Outcome, Reader};
 use crate::{lab, metadata, setup, shell};
 
 mod again;
+mod arm64;
 
 /// A test program that runs longer than this is killed and counts as failed.
 const LIMIT_SECONDS: &str = "1500";
@@ -54,6 +56,8 @@ enum Tier {
     Loopback,
     /// Inside the device lab's kernel
     Lab,
+    /// The libraries that are the same everywhere, on an emulated arm64 machine
+    Arm64,
 }
 
 /// A built test program.
@@ -65,6 +69,8 @@ struct Program {
     /// Whether it is an integration test.
     integration: bool,
     path: PathBuf,
+    /// What runs it, with its arguments; nothing for programs of this machine.
+    runner: Vec<OsString>,
 }
 
 /// Counts so far, and what there is to say at the end.
@@ -117,11 +123,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     setup::try_run(setup::Purpose::Test);
     let mut ledger = Ledger::default();
     shell::headline("building");
-    let programs = build(&mut ledger)?;
-    let tiers: [(Tier, &str, RunTier); 3] = [
+    let mut command = shell::cargo();
+    command.args(["build", "--workspace", "--all-targets", "--keep-going"]);
+    let programs = build(command, &mut ledger)?;
+    let tiers: [(Tier, &str, RunTier); 4] = [
         (Tier::Unit, "unit", unit),
         (Tier::Loopback, "loopback", loopback),
         (Tier::Lab, "lab", lab_tier),
+        (Tier::Arm64, "arm64", arm64::run),
     ];
     for (tier, name, run_tier) in tiers {
         if !options.runs(tier) {
@@ -168,15 +177,14 @@ fn report(ledger: &Ledger) {
     println!("{}", ledger.counts);
 }
 
-/// Builds all targets. What does not compile counts as failed, the rest goes on.
-fn build(ledger: &mut Ledger) -> anyhow::Result<Vec<Program>> {
+/// Runs cargo's `command`, which builds test programs. What does not compile counts as failed, the rest goes on.
+fn build(mut command: Command, ledger: &mut Ledger) -> anyhow::Result<Vec<Program>> {
     let names = metadata::read("Cargo.toml")?
         .packages
         .into_iter()
         .map(|package| (package.manifest_path, package.name))
         .collect();
-    let mut child = shell::cargo()
-        .args(["build", "--workspace", "--all-targets", "--keep-going"])
+    let mut child = command
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
@@ -185,7 +193,7 @@ fn build(ledger: &mut Ledger) -> anyhow::Result<Vec<Program>> {
     let stdout = child.stdout.take().context("cargo's standard output")?;
     shell::each_line(stdout, &mut |line| programs.extend(program(line, &names)))?;
     if !child.wait()?.success() {
-        ledger.fail("the workspace does not compile".to_owned());
+        ledger.fail(format!("this does not compile: {command:?}"));
     }
     programs
         .sort_by(|left, right| (&left.package, &left.target).cmp(&(&right.package, &right.target)));
@@ -214,6 +222,7 @@ fn program(message: &str, names: &BTreeMap<PathBuf, String>) -> Option<Program> 
         target: target.get("name")?.as_str()?.to_owned(),
         integration: kinds.contains(&"test"),
         path,
+        runner: Vec::new(),
     })
 }
 
@@ -229,6 +238,7 @@ fn run_program(
         let mut command = Command::new("timeout");
         command
             .args(["-s", "KILL", LIMIT_SECONDS])
+            .args(&program.runner)
             .arg(&program.path)
             .args(words);
         // As cargo would: in the package's folder.
@@ -524,6 +534,7 @@ mod tests {
             target: String::new(),
             integration,
             path: PathBuf::new(),
+            runner: Vec::new(),
         };
         let platform = program(PLATFORM, true);
         assert_eq!(
