@@ -15,15 +15,15 @@ use soft_kvm_protocol::input::{DeviceId, EventType, InputEvent, MAX_DEVICES, MAX
 /// Events of one device that are written at once, with their `SYN_REPORT`: half of the kernel's smallest queue.
 pub const BURST: usize = 32;
 /// Events of one device in each following millisecond: a reader that comes every 15 ms loses none. More only when more
-/// than 128 events wait, which would take too long.
+/// than 350 events wait, which would take too long.
 pub const RATE: u64 = 2;
 /// A report this much later than the quickest of late is part of a backlog.
 pub const LATE: Duration = Duration::from_millis(10);
 /// No report waits longer, while the thread that writes gets to run.
-pub const LONGEST: Duration = Duration::from_millis(100);
+pub const LONGEST: Duration = Duration::from_millis(250);
 
 /// Within which a backlog is written when it is so large that [`RATE`] does not do, in milliseconds.
-const SPREAD_MS: u64 = 80;
+const SPREAD_MS: u64 = 200;
 /// Over how long the quickest way of a datagram is looked for: clocks that drift by 200 ppm do so by 4 ms in twice that.
 const WINDOW: Duration = Duration::from_secs(10);
 /// What waits at most; beyond, the oldest is written.

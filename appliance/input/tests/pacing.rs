@@ -13,7 +13,7 @@ const KERNEL_QUEUE: usize = 63;
 /// How rarely a reader may come and lose nothing.
 const READER: Duration = Duration::from_millis(15);
 /// What waits at most at the slowest rate.
-const TYPED: usize = 128;
+const TYPED: usize = 350;
 
 /// The code of the event that numbers a report.
 const NUMBER: u16 = 7;
@@ -198,7 +198,7 @@ proptest! {
     /// A reader that comes every 15 ms loses nothing of what was typed in a stall.
     #[test]
     fn a_slow_reader_keeps_up_with_a_backlog(
-        reports in prop::collection::vec(report(), 1..60),
+        reports in prop::collection::vec(report(), 1..150),
         phase in 0u64..15_000,
     ) {
         let mut world = World::new();
