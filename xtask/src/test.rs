@@ -123,7 +123,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     setup::try_run(setup::Purpose::Test);
     let mut ledger = Ledger::default();
     let mut programs = Vec::new();
-    if TIERS.iter().any(|(tier, ..)| *tier != Tier::Arm64 && options.runs(*tier)) {
+    if TIERS
+        .iter()
+        .any(|(tier, ..)| *tier != Tier::Arm64 && options.runs(*tier))
+    {
         shell::headline("building");
         let mut command = shell::cargo();
         command.args(["build", "--workspace", "--all-targets", "--keep-going"]);

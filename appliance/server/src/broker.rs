@@ -103,8 +103,8 @@ fn work(args: &BrokerArgs, mut socket: OwnedFd, lang: Lang) -> anyhow::Result<()
             .map(|file| lockdown::folder_of(file)),
     );
     keep.devices.push("/dev".into());
-    // Where USB gadgets are made; a story that is changed may want one.
-    keep.write.push("/sys/kernel/config".into());
+    // A story that is changed may want a USB gadget.
+    keep.write.extend(gadget::written_folders());
     match lockdown::lock_in(&keep, Class::Broker) {
         Ok(level) => tracing::info!("broker: {granted:?}; locked in: {level}"),
         Err(error) => tracing::warn!(%error, "broker: not locked in"),

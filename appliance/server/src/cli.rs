@@ -196,6 +196,9 @@ pub enum Command {
     /// systemd with a socket that listens.
     #[command(hide = true)]
     Broker(BrokerArgs),
+    /// Unplug the USB keyboard and mouse when the server at the other end of standard input has died. Started by it.
+    #[command(hide = true)]
+    GadgetKeeper,
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.

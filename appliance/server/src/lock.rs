@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use soft_kvm_core::story::{InputDriver, Story};
-use soft_kvm_platform::os::broker;
 use soft_kvm_platform::os::lockdown::{self, Class, Keep, Level};
+use soft_kvm_platform::os::{broker, gadget};
 
 use crate::cli::RunArgs;
 use crate::settings::Settings;
@@ -56,7 +56,7 @@ fn keep(args: &RunArgs, settings: &Settings, state: &Path) -> Keep {
         // Devices come and go under any name.
         keep.devices.push(PathBuf::from("/dev"));
         if is_gadget(story) {
-            keep.write.push(PathBuf::from("/sys/kernel/config"));
+            keep.write.extend(gadget::written_folders());
         }
     }
     keep

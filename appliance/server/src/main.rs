@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use soft_kvm_core::Lang;
+use soft_kvm_platform::os::gadget::run_keeper;
 use soft_kvm_server::cli::{Cli, Command};
 use soft_kvm_server::{audit_cmd, broker, control, devices, doctor, keys_cmd, run, story_cmd};
 use soft_kvm_service::clients::{self, ClientsCommand};
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         }
         None => run::run(&cli.run, lang),
         Some(Command::Broker(args)) => broker::run(&args, lang),
+        Some(Command::GadgetKeeper) => run_keeper().context("this is for soft-kvm-server itself"),
         Some(Command::Audit(args)) => audit_cmd::run(&args, lang),
         Some(Command::Story(args)) => return story_cmd::run(&args, lang),
         Some(Command::Devices { json }) => devices::run(json, lang),

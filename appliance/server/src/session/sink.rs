@@ -1,6 +1,7 @@
 //! Where a session's input goes: virtual devices in the kernel or a USB gadget, the test card's echo, or both.
 
 use std::fmt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +9,7 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_core::story::{InputDriver, InputParams};
 use soft_kvm_input::echo::{EchoSink, EchoState};
 use soft_kvm_input::sink::{InputSink, SinkError, SinkFeedback};
+use soft_kvm_platform::os::confine;
 use soft_kvm_platform::os::gadget::Gadget;
 use soft_kvm_platform::os::uinput::{self, Bell};
 use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, HeldKeys, InputEvent, MAX_EVENTS};
@@ -18,6 +20,9 @@ use soft_kvm_security::policy::Act;
 
 use super::gate::Gate;
 use super::turns::{Turn, Turns};
+
+/// The subcommand that is the gadget's keeper.
+const KEEPER: &str = "gadget-keeper";
 
 /// What sinks sessions get.
 #[derive(Clone, Debug)]
@@ -75,7 +80,9 @@ impl Devices {
                 {
                     return Ok(Self::Gadget(Arc::clone(gadget)));
                 }
-                let gadget = Gadget::new(wanted)?;
+                let mut keeper = Command::new(confine::own_executable());
+                keeper.arg(KEEPER);
+                let gadget = Gadget::new(wanted, keeper)?;
                 tracing::info!(
                     controller = gadget.controller(),
                     "USB keyboard and mouse plugged in"

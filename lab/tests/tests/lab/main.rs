@@ -284,11 +284,11 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("lock-out-hung", &[lock_out::hung])
     },
     LabTest {
-        modules: &["dummy_hcd"],
+        timeout: Duration::from_secs(90),
         ..LabTest::new("gadget", &[gadget::through_usb])
     },
     LabTest {
-        modules: &["dummy_hcd"],
+        timeout: Duration::from_secs(90),
         ..LabTest::new("gadget-broker", &[gadget::by_broker])
     },
     LabTest::new("lock-out-killed", &[lock_out::killed]),

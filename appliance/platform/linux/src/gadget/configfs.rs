@@ -108,6 +108,21 @@ pub fn controllers() -> Vec<Controller> {
     found
 }
 
+/// Where a process writes that makes gadgets: configfs, and the devices of the controllers, for `srp`. Those devices stay
+/// when their drivers let go of them and take them again.
+#[must_use]
+pub fn written_folders() -> Vec<PathBuf> {
+    let entries = fs::read_dir(CONTROLLERS).into_iter().flatten().flatten();
+    // /sys/devices/…/fe980000.usb/udc/fe980000.usb
+    let devices = entries.filter_map(|entry| {
+        let controller = fs::canonicalize(entry.path()).ok()?;
+        Some(controller.ancestors().nth(2)?.to_owned())
+    });
+    devices
+        .chain([PathBuf::from("/sys/kernel/config")])
+        .collect()
+}
+
 /// The controller of this name, or the first that is free.
 ///
 /// # Errors
@@ -151,17 +166,38 @@ pub(super) struct Nodes {
     pub(super) functions: [File; 4],
     /// The controller's `state`, which the kernel notifies (`POLLPRI`).
     pub(super) state: File,
+    /// The gadget's `suspended`, where the kernel tells it.
+    suspended: Option<File>,
 }
 
 impl Nodes {
     /// With the state of this controller.
     pub(super) fn new(functions: [File; 4], controller: &str) -> Result<Self, GadgetError> {
-        let state = Path::new(CONTROLLERS).join(controller).join("state");
+        let controller = Path::new(CONTROLLERS).join(controller);
+        let state = controller.join("state");
         let state = File::open(&state).map_err(GadgetError::at(&state))?;
+        let device = controller.join("device");
+        let mut parts = fs::read_dir(device).into_iter().flatten().flatten();
+        let suspended = parts.find_map(|part| {
+            let is_gadget = part.file_name().as_encoded_bytes().starts_with(b"gadget");
+            let opened = is_gadget.then(|| File::open(part.path().join("suspended")));
+            opened?.ok()
+        });
         // What is there now is no news.
         let mut first = [0; 32];
         let _ = state.read_at(&mut first, 0);
-        Ok(Self { functions, state })
+        Ok(Self {
+            functions,
+            state,
+            suspended,
+        })
+    }
+
+    /// Whether the host sleeps.
+    pub(super) fn are_suspended(&self) -> bool {
+        let mut text = [0];
+        let read = |file: &File| file.read_at(&mut text, 0).is_ok_and(|length| length == 1);
+        self.suspended.as_ref().is_some_and(read) && text == *b"1"
     }
 
     /// Whether the controller that they were opened for is gone, even if it is back under its name: what it notified
@@ -297,18 +333,10 @@ impl Composite {
         }
     }
 
-    /// Wakes the host, if it sleeps and lets itself be woken.
+    /// Wakes the host that sleeps, if it lets itself be woken.
     pub(super) fn wake(&self) {
         let controller = Path::new(CONTROLLERS).join(&self.controller);
-        let gadgets = fs::read_dir(controller.join("device"))
-            .into_iter()
-            .flatten();
-        let asleep = gadgets.flatten().any(|entry| {
-            let text = fs::read_to_string(entry.path().join("suspended"));
-            entry.file_name().as_encoded_bytes().starts_with(b"gadget")
-                && text.is_ok_and(|text| text.trim() == "1")
-        });
-        if asleep && let Err(error) = write(&controller.join("srp"), b"1") {
+        if let Err(error) = write(&controller.join("srp"), b"1") {
             tracing::debug!("the sleeping host can't be woken: {error}");
         }
     }
@@ -356,6 +384,13 @@ pub(super) fn remove_leftovers() -> Result<(), GadgetError> {
         }
     }
     Ok(())
+}
+
+/// Whether there is any gadget that a server made.
+pub(super) fn is_any_left() -> bool {
+    let entries = fs::read_dir(GADGETS).into_iter().flatten().flatten();
+    let mut names = entries.map(|entry| entry.file_name());
+    names.any(|name| name.to_str().is_some_and(is_ours))
 }
 
 /// Takes a gadget apart, also a half made one, in the reverse order of its making.

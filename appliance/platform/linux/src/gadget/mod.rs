@@ -5,14 +5,17 @@
 //! for keyboards once, at its start.
 
 mod configfs;
+mod keeper;
 mod plug;
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{array, iter};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use soft_kvm_core::MonoTime;
@@ -23,7 +26,8 @@ use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, InputEvent, LedState}
 use crate::clock;
 use crate::thread::{Stop, Urgency, Worker, prioritise};
 pub(crate) use configfs::Composite;
-pub use configfs::{CONTROLLERS, Controller, GadgetError, choose, controllers};
+pub use configfs::{CONTROLLERS, Controller, GadgetError, choose, controllers, written_folders};
+pub use keeper::run_keeper;
 pub(crate) use plug::obey;
 
 use configfs::Nodes;
@@ -67,12 +71,13 @@ struct State {
 
 impl Gadget {
     /// Plugs the composite into the controller of this name, or into the first that is free. What killed processes
-    /// left is removed before.
+    /// left is removed before. `keeper` starts a process that calls [`run_keeper`]; where a broker makes the gadget, none is
+    /// needed.
     ///
     /// # Errors
     /// With the reason and what to do.
-    pub fn new(controller: Option<&str>) -> Result<Self, GadgetError> {
-        let plug = Plug::new(controller)?;
+    pub fn new(controller: Option<&str>, keeper: Command) -> Result<Self, GadgetError> {
+        let plug = Plug::new(controller, keeper)?;
         let start = clock::now();
         let nodes = loop {
             match plug.open() {
@@ -151,9 +156,7 @@ impl Gadget {
         let outcome = act(&mut state.reports);
         if !state.away {
             let now = clock::now();
-            if now.since(state.written) > STALE {
-                state.plug.wake();
-            }
+            state.wake(now);
             state.pump(now);
             if state.away || state.is_waiting() || state.reports.is_held() != held {
                 self.worker.stop().waker().wake();
@@ -179,17 +182,26 @@ fn run(state: &Mutex<State>, stop: &Stop) {
             let waiting = Function::ALL.map(waits);
             (nodes.clone(), waiting, state.reports.is_held())
         };
-        let mut polled = Vec::with_capacity(6);
-        polled.push(PollFd::new(stop.waker().as_fd(), PollFlags::POLLIN));
+        let mut polled: [PollFd<'_>; 6] =
+            array::from_fn(|_| PollFd::new(stop.waker().as_fd(), PollFlags::POLLIN));
+        let mut count = 1;
         if let Some(nodes) = &nodes {
-            polled.push(PollFd::new(nodes.state.as_fd(), PollFlags::POLLPRI));
-            let functions = nodes.functions.iter().zip(Function::ALL);
-            for ((node, function), waits) in functions.zip(waiting) {
+            let functions = nodes.functions.iter().zip(Function::ALL).zip(waiting);
+            let functions = functions.map(|((node, function), waits)| {
                 let mut flags = PollFlags::empty();
                 flags.set(PollFlags::POLLIN, function == Function::Keyboard);
                 flags.set(PollFlags::POLLOUT, waits);
-                polled.push(PollFd::new(node.as_fd(), flags));
+                PollFd::new(node.as_fd(), flags)
+            });
+            let state = PollFd::new(nodes.state.as_fd(), PollFlags::POLLPRI);
+            for (place, file) in polled
+                .iter_mut()
+                .skip(1)
+                .zip(iter::once(state).chain(functions))
+            {
+                *place = file;
             }
+            count = polled.len();
         }
         let limit = match (&nodes, waiting.contains(&true)) {
             (None, _) => Some(LOOK),
@@ -200,13 +212,12 @@ fn run(state: &Mutex<State>, stop: &Stop) {
             PollTimeout::try_from(limit).unwrap_or(PollTimeout::ZERO)
         });
         // An interruption is a reason to look, too.
-        let _ = poll(&mut polled, limit);
+        let _ = poll(polled.get_mut(..count).unwrap_or_default(), limit);
         let changed = nodes.is_some()
             && polled
                 .get(1)
                 .and_then(PollFd::revents)
                 .is_some_and(|events| events.contains(PollFlags::POLLPRI));
-        drop(polled);
         drop(nodes);
         let _ = stop.waker().clear();
         let mut state = lock(state);
@@ -233,9 +244,7 @@ impl State {
                     self.reports.restart();
                     self.waiting = Some(now);
                 }
-                Some(waited) if waited > ASLEEP => {
-                    self.plug.wake();
-                }
+                Some(waited) if waited > ASLEEP => self.wake(now),
                 None if self.reports.is_held() && now.since(self.written) >= IDLE => {
                     self.reports.restart();
                 }
@@ -243,6 +252,15 @@ impl State {
             }
         }
         self.pump(now);
+    }
+
+    /// Wakes a host that may have gone to sleep since the last report: controllers take a report or two for it without a
+    /// word.
+    fn wake(&self, now: MonoTime) {
+        let asleep = |nodes: &Arc<Nodes>| nodes.are_suspended();
+        if now.since(self.written) > ASLEEP && self.nodes.as_ref().is_some_and(asleep) {
+            self.plug.wake();
+        }
     }
 
     /// The host has configured the device, has left it or has gone to sleep: one that is new has to be told what is

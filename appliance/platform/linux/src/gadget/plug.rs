@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::configfs::{
     self, CONTROLLERS, Composite, Controller, GadgetError, Nodes, choose, controllers, is_ours,
 };
+use super::keeper::Keeper;
 use crate::broker;
 
 /// What the broker is asked to do with the composite.
@@ -49,7 +51,11 @@ pub(super) struct Plug {
 
 #[derive(Debug)]
 enum Made {
-    Here(Composite),
+    Here {
+        composite: Composite,
+        // Ends after the composite is removed.
+        _keeper: Keeper,
+    },
     ByBroker,
     Removed,
 }
@@ -57,14 +63,18 @@ enum Made {
 impl Plug {
     /// Removes what killed processes left, and plugs a new one into the controller of this name, or into the first that is
     /// free.
-    pub(super) fn new(wanted: Option<&str>) -> Result<Self, GadgetError> {
+    pub(super) fn new(wanted: Option<&str>, keeper: Command) -> Result<Self, GadgetError> {
         remove_leftovers()?;
         let controller = choose(wanted)?;
         let made = if broker::is_used() {
             ask(&controller, Step::Plug)?;
             Made::ByBroker
         } else {
-            Made::Here(Composite::create(controller.clone())?)
+            let program = PathBuf::from(keeper.get_program());
+            Made::Here {
+                _keeper: Keeper::start(keeper).map_err(GadgetError::at(&program))?,
+                composite: Composite::create(controller.clone())?,
+            }
         };
         Ok(Self { controller, made })
     }
@@ -76,7 +86,7 @@ impl Plug {
     /// Opens its nodes; gives it to its controller before if it has lost it.
     pub(super) fn open(&self) -> Result<Nodes, GadgetError> {
         let functions = match &self.made {
-            Made::Here(composite) => {
+            Made::Here { composite, .. } => {
                 composite.bind()?;
                 composite.open()?
             }
@@ -98,10 +108,10 @@ impl Plug {
         !matches!(self.made, Made::Removed) && sysfs(&self.controller).exists()
     }
 
-    /// Wakes the host, if it sleeps and lets itself be woken.
+    /// Wakes the host that sleeps, if it lets itself be woken.
     pub(super) fn wake(&self) {
         match &self.made {
-            Made::Here(composite) => composite.wake(),
+            Made::Here { composite, .. } => composite.wake(),
             Made::ByBroker => {
                 if let Err(error) = ask(&self.controller, Step::Wake) {
                     tracing::debug!("the host can't be woken: {error}");
@@ -141,7 +151,7 @@ fn remove_leftovers() -> Result<(), GadgetError> {
     Ok(())
 }
 
-fn sysfs(controller: &str) -> std::path::PathBuf {
+fn sysfs(controller: &str) -> PathBuf {
     Path::new(CONTROLLERS).join(controller)
 }
 
