@@ -43,6 +43,7 @@ pub(crate) fn lives() -> anyhow::Result<()> {
         "{}",
         status(BROKER)
     );
+    may_wake_usb_hosts()?;
 
     write_story(9191)?;
     systemctl(&format!("reload {SERVER}"))?;
@@ -84,6 +85,23 @@ pub(crate) fn lives() -> anyhow::Result<()> {
         fs::metadata("/sys/fs/cgroup/system.slice/soft-kvm.service").is_err(),
         "its control group is left"
     );
+    Ok(())
+}
+
+/// Of sysfs the broker may write what wakes the host of a USB gadget.
+fn may_wake_usb_hosts() -> anyhow::Result<()> {
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", property(BROKER, "MainPID")?))?;
+    // proc_pid_mountinfo(5): the fifth word is where, the sixth how.
+    let options = |place: &str| {
+        let mut lines = mounts.lines().rev();
+        let mut words = lines.find_map(|line| {
+            let mut words = line.split(' ').skip(4);
+            (words.next() == Some(place)).then_some(words)
+        })?;
+        words.next().map(|options| options.starts_with("rw"))
+    };
+    ensure!(options("/sys") == Some(false), "{mounts}");
+    ensure!(options("/sys/devices/platform") == Some(true), "{mounts}");
     Ok(())
 }
 
