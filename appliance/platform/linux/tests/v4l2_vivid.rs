@@ -295,6 +295,37 @@ fn signal_states_are_told_apart_and_the_picture_comes_back() {
     await_picture(&mut source, "EDID again");
 }
 
+/// An encoder keeps the last frame until the next one comes: that must not hide for ever that none can come.
+#[test]
+#[ignore = "needs vivid: run in the lab"]
+fn signal_that_comes_back_to_a_device_kept_by_another_is_an_error_while_a_frame_is_lent_out() {
+    let mut source = V4l2Source::open(V4l2Options::new(DEVICE)).expect("vivid opens");
+    let lent = next_frame(&mut source).expect("a picture");
+    control("dv_timings_signal_mode", "1");
+    await_reason(&mut source, &NoPicture::NoCable);
+    control("dv_timings_signal_mode", "0");
+    // Nobody else may change formats while it lives (VIDIOC_S_PRIORITY, "record").
+    let mut other = std::process::Command::new("v4l2-ctl")
+        .args(["-d", DEVICE, "--set-priority=3", "--sleep=60"])
+        .spawn()
+        .expect("v4l2-ctl starts");
+    std::thread::sleep(Duration::from_millis(500));
+    let start = Instant::now();
+    let told = loop {
+        match source.next(Duration::from_millis(100)) {
+            Err(error) => break Some(error),
+            Ok(Captured::Frame(_)) => panic!("the other program does not keep it"),
+            Ok(_) if start.elapsed() > Duration::from_secs(8) => break None,
+            Ok(_) => {}
+        }
+    };
+    let gone = (other.kill(), other.wait());
+    let told = told.unwrap_or_else(|| panic!("nothing is told in 8 s; {gone:?}"));
+    let after = start.elapsed().as_millis();
+    say(&format!("{told} after {after} ms"));
+    drop(lent);
+}
+
 #[test]
 #[ignore = "needs vivid: run in the lab"]
 fn signal_needs_an_edid_which_is_written_and_a_missing_one_is_replaced() {

@@ -80,11 +80,16 @@ fn capture(
     reasons: &mut Reasons,
     cpu: &mut CpuMeter<'_>,
 ) -> Result<(), SourceError> {
+    let mut size = source.info().size;
     while shared.goes_on(generation) {
         cpu.count();
         match source.next(WAIT)? {
             Captured::Frame(frame) => {
-                reasons.clear(frame.info().size);
+                if std::mem::replace(&mut size, frame.info().size) != size {
+                    // Another mode has another rate.
+                    shared.set_rate(source.info().rate);
+                }
+                reasons.clear(size);
                 shared.counters.captured.fetch_add(1, Ordering::Relaxed);
                 slot.put(frame);
             }

@@ -34,17 +34,23 @@ impl Converting {
         let usable =
             |found: &M2mNode| found.kind == Some(M2mKind::Converter) && found.unusable.is_none();
         let converters: Vec<_> = m2m::probe().into_iter().filter(usable).collect();
-        let pairs = converters
+        converters
             .iter()
-            .flat_map(|found| WANTED.into_iter().map(move |format| (found, format)));
-        for (found, format) in pairs {
+            .find_map(|converter| Self::with(converter, node, config, first))
+    }
+
+    /// With this converter, and a format that it and the encoder agree on.
+    fn with(found: &M2mNode, node: &Path, config: &EncoderConfig, first: &Frame) -> Option<Self> {
+        for format in WANTED {
             if format == first.info().format {
                 continue;
             }
+            let mut hung = false;
             let pair =
                 M2mConverter::open(&found.path, first, &[format]).and_then(|mut converter| {
-                    let converted = converter.convert(first)?;
-                    let encoder = M2mEncoder::open(node, config, &converted)?;
+                    let converted = converter.convert(first);
+                    hung = converter.is_hung();
+                    let encoder = M2mEncoder::open(node, config, &converted?)?;
                     Ok((converter, encoder))
                 });
             match pair {
@@ -58,6 +64,10 @@ impl Converting {
                 Err(error) => tracing::debug!(
                     converter = %found.path.display(), ?format, %error, "not with this converter"
                 ),
+            }
+            if hung {
+                // Each further try would cost another deadline, and somebody waits for a picture.
+                break;
             }
         }
         None

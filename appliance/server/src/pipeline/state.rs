@@ -205,6 +205,10 @@ impl Shared {
         control.rate = rate;
     }
 
+    pub(super) fn set_rate(&self, rate: FrameRate) {
+        self.lock().rate = rate;
+    }
+
     pub(super) fn rate(&self) -> FrameRate {
         self.lock().rate
     }

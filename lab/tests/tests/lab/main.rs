@@ -89,6 +89,12 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("signal_states", &[vivid::states])
     },
     LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        programs: &["v4l2-ctl"],
+        ..LabTest::new("signal_modes", &[vivid::modes])
+    },
+    LabTest {
         modules: &["vkms"],
         ..LabTest::new("vkms", &[vkms::console])
     },

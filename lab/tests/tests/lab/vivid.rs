@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use soft_kvm_lab_tests::guest;
@@ -217,6 +218,79 @@ pub(crate) fn states() -> anyhow::Result<()> {
         pictures.len()
     );
     Ok(())
+}
+
+/// The machine changes its mode while somebody watches: each size arrives through the hardware encoder, over the same
+/// connection.
+pub(crate) fn modes() -> anyhow::Result<()> {
+    guest::modprobe("vivid", HDMI)?;
+    guest::insmod("virtual-h264", &[])?;
+    let (target, near) = kvm::two_hosts()?;
+    let host = Host::Namespace(&target);
+    let arguments = [
+        "--no-discovery",
+        "--source",
+        "v4l2:/dev/video0",
+        "--encoder",
+        "v4l2m2m",
+        "--fps",
+        "15",
+    ];
+    let server = Server::start(host, &arguments)?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, server.code()?)?;
+    let other = Seat::named("other", Host::Namespace(&near))?;
+    other.pair(TARGET, &server.new_code(host)?)?;
+    let watching = seat.connect(TARGET, &[])?;
+    let mut longest = Duration::ZERO;
+    for (mode, size) in [
+        ("720x480p59", (720, 480)),
+        ("720x576p50", (720, 576)),
+        ("640x480p59", (640, 480)),
+        ("720x480p59", (720, 480)),
+    ] {
+        let start = Instant::now();
+        select_mode(mode)?;
+        guest::wait_for(mode, SOON, || {
+            let picture = look(&other, TARGET, "mode.png").ok()?;
+            (picture.size() == size && picture.check_bars().is_ok()).then_some(())
+        })
+        .with_context(|| server.process.output())?;
+        longest = longest.max(start.elapsed());
+    }
+    let told = server.process.output();
+    ensure!(told.contains("size=720x576 rate=50 fps bitrate"), "{told}");
+    let shown = watching.stop()?;
+    let served = server.stop()?;
+    let connections = kvm::number(&shown, "/connect_ms/count")?;
+    ensure!(connections == 1, "{connections} connections: {shown}");
+    ensure!(kvm::number(&shown, "/dropped/decoder")? == 0, "{shown}");
+    let copied = kvm::number(&served, "/cpu_pixel_bytes")?;
+    ensure!(copied == 0, "{copied} bytes touched by the CPU: {served}");
+    let decoded = kvm::number(&shown, "/frames/decoded")?;
+    guest::tell(format!(
+        "4 modes over one connection, {decoded} pictures decoded, each mode seen by a new viewer within {} ms, {copied} \
+         bytes of pixels touched by the server's CPU",
+        longest.as_millis()
+    ));
+    Ok(())
+}
+
+/// The signal has these timings from now on, by the driver's name for them.
+fn select_mode(mode: &str) -> anyhow::Result<()> {
+    let mut list = Command::new("v4l2-ctl");
+    let list = guest::run(list.args(["-d", "/dev/video0", "--list-ctrls-menus"]))?;
+    let menu = list
+        .lines()
+        .skip_while(|line| !line.contains(" dv_timings "));
+    let number = menu.skip(1).find_map(|line| {
+        let (number, name) = line.trim().split_once(": ")?;
+        (name == mode).then_some(number)
+    });
+    let number = number.with_context(|| format!("no {mode} in {list}"))?;
+    // 4: "Selected DV Timings".
+    let controls = format!("dv_timings={number},dv_timings_signal_mode=4");
+    v4l2_ctl(&["-c", &controls])
 }
 
 /// The first picture that a new viewer gets.

@@ -54,6 +54,7 @@ pub(super) fn drm_fourcc(format: PixelFormat) -> Option<u32> {
         PixelFormat::Bgr24 => DrmFourcc::Rgb888,
         PixelFormat::Bgrx => DrmFourcc::Xrgb8888,
         PixelFormat::Rgbx => DrmFourcc::Xbgr8888,
+        PixelFormat::Rgb565 => DrmFourcc::Rgb565,
         _ => return None,
     };
     Some(fourcc as u32)

@@ -21,6 +21,8 @@ use crate::clock;
 const STARTS_MAX: u32 = 5;
 /// How often a lost signal is looked for, for drivers that do not tell.
 const SIGNAL_CHECK: Duration = Duration::from_millis(200);
+/// How long frames of the last run may keep the device from starting; then the reason is shown instead of the last of them.
+const HELD: Duration = Duration::from_millis(500);
 /// How long a running device may be silent before its signal is looked at again.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -50,6 +52,8 @@ pub struct V4l2Source {
     info: SourceInfo,
     counters: CaptureCounters,
     failed_starts: u32,
+    /// Since when starting fails while frames of the last run are lent out.
+    held: Option<MonoTime>,
     last_sequence: Option<u32>,
     sequence: u64,
     last_frame: MonoTime,
@@ -76,6 +80,7 @@ impl V4l2Source {
             info,
             counters: CaptureCounters::default(),
             failed_starts: 0,
+            held: None,
             last_sequence: None,
             sequence: 0,
             last_frame: clock::now(),
@@ -119,7 +124,7 @@ impl V4l2Source {
     fn next_stopped(&mut self, left: Duration) -> Result<Option<Captured>, SourceError> {
         match self.start() {
             Ok(None) => {
-                self.failed_starts = 0;
+                (self.failed_starts, self.held) = (0, None);
                 Ok(None)
             }
             Ok(Some(reason)) => {
@@ -130,7 +135,7 @@ impl V4l2Source {
                 Ok(Some(Captured::NoPicture(reason)))
             }
             Err(gone @ SourceError::Gone { .. }) => Err(gone),
-            Err(_) if self.device.is_held() => {
+            Err(_) if self.is_held() => {
                 // A driver that makes no new buffers before the last old frame has come back.
                 self.poll(PollFlags::POLLPRI, left.min(Duration::from_millis(10)))?;
                 Ok(Some(Captured::Nothing))
@@ -145,6 +150,12 @@ impl V4l2Source {
                 Ok(Some(Captured::Nothing))
             }
         }
+    }
+
+    /// Whether frames that are lent out may be what keeps the device from starting.
+    fn is_held(&mut self) -> bool {
+        let now = clock::now();
+        self.device.is_held() && now.since(*self.held.get_or_insert(now)) < HELD
     }
 
     /// One step while the device runs; `None` means: look again.

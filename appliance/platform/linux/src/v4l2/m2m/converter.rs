@@ -114,6 +114,12 @@ impl M2mConverter {
         })
     }
 
+    /// Whether it has missed a deadline: no other format will help.
+    #[must_use]
+    pub fn is_hung(&self) -> bool {
+        self.pool.run.is_hung()
+    }
+
     /// Converts one frame, which is free again when this returns.
     ///
     /// # Errors

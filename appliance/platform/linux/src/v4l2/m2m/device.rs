@@ -331,6 +331,11 @@ impl Running {
         Err(error(what))
     }
 
+    /// Whether it has missed a deadline.
+    pub(super) fn is_hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed)
+    }
+
     /// Waits until either queue has something, or until `end`.
     pub(super) fn wait_until(&self, end: MonoTime) -> Result<Option<Ready>, CodecError> {
         loop {
@@ -420,7 +425,7 @@ impl Drop for Running {
                 let _ = ioctl::stream_off(&running.device, queue);
             }
         };
-        if !self.hung.load(Ordering::Relaxed) {
+        if !self.is_hung() {
             self.drain();
             finish(self);
             return;
