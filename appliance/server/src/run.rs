@@ -311,6 +311,10 @@ impl Server {
             if let Some(picture) = qr(&pairing_uri(&self.context, &code)) {
                 console::out(picture);
             }
+            console::out(lang.pick(
+                "Pairing is open for 2 minutes; soft-kvm-server pair opens it again.",
+                "ペアリングは 2 分間開いています。閉じた後は soft-kvm-server pair で開き直せます。",
+            ));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use soft_kvm_tests::need::python;
@@ -327,9 +327,13 @@ fn wrong_codes_close_the_pairing_window(stage: &Stage) -> anyhow::Result<()> {
         let mut command = soft_kvm_tests::programs::client_command(stage, "client", &words)?;
         stage.run("pair", LIMIT, &mut command)
     };
+    let start = Instant::now();
     for _ in 0..5 {
         attempt(wrong)?.refuses(&["code"])?;
     }
+    // Held back for 1, 2, 4 and 8 s.
+    let took = start.elapsed();
+    ensure!(took >= Duration::from_secs(15), "guessed in {took:?}");
     // The right one comes too late.
     attempt(code)?.refuses(&[])?;
     let ended = stage.run("client", LIMIT, &mut server.watch(stage, 3, &[])?)?;

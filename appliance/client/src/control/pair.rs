@@ -9,13 +9,13 @@ use async_tungstenite::tungstenite::Message;
 use futures_lite::{FutureExt, StreamExt};
 use soft_kvm_protocol::control::PAIR_PATH;
 use soft_kvm_protocol::pairing::{FromClient, FromServer, MAX_PAIRING_MESSAGE, PeerName};
-use soft_kvm_security::pairing::{Binding, ClientPairing, Paired, PairingCode};
+use soft_kvm_security::pairing::{Binding, ClientPairing, LONGEST_REST, Paired, PairingCode};
 use soft_kvm_security::{Identity, tls};
 
 use super::Socket;
 
-/// The exchange is two round trips; the server waits no longer either.
-const LIMIT: Duration = Duration::from_secs(10);
+/// The exchange is two round trips, and the server holds back what it says to a wrong code.
+const LIMIT: Duration = Duration::from_secs(10).saturating_add(LONGEST_REST);
 
 /// Exchanges keys with the server at `address`.
 ///
