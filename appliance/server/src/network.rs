@@ -324,11 +324,14 @@ fn start_metrics(
             return Ok(None);
         }
     };
+    if !story.control().allow_routed {
+        lan::confine(&listener).context("keeping answers on the link")?;
+    }
     let address = listener.local_addr()?;
     let serve = metrics_http::serve(
         Arc::clone(&control.executor),
         Async::new(listener)?,
-        Arc::clone(&context.metrics),
+        Arc::clone(context),
     );
     let task = control.executor.spawn(async move {
         serve.await;

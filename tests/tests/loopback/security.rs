@@ -71,11 +71,11 @@ port, certificate, key = sys.argv[1:4]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
-async def attempt(path, with_key):
+async def attempt(path, with_key, page=None):
     if with_key:
         context.load_cert_chain(certificate, key)
     try:
-        async with websockets.connect(f"wss://127.0.0.1:{port}{path}", ssl=context,
+        async with websockets.connect(f"wss://127.0.0.1:{port}{path}", ssl=context, origin=page,
                                       subprotocols=["soft-kvm.v1"]) as socket:
             await socket.send('{"type":"hello","version":1,"name":"stranger"}')
             return "open: " + repr(await asyncio.wait_for(socket.recv(), 3))
@@ -89,6 +89,7 @@ async def main():
     print("none", await attempt("/control", False))
     for path in ["/control", "/", "/metrics", "/pairs", "/control/../control"]:
         print(path, await attempt(path, True))
+    print("page", await attempt("/pair", True, f"https://127.0.0.1:{port}"))
 asyncio.run(main())
 "#;
 
@@ -104,7 +105,7 @@ fn a_websocket_client_without_a_pin_gets_403(stage: &Stage) -> anyhow::Result<()
         .run("websockets", LIMIT, &mut command)?
         .success()?
         .stdout;
-    ensure!(told.lines().count() == 6, "{told}");
+    ensure!(told.lines().count() == 7, "{told}");
     for line in told.lines() {
         let refused = match line.split_once(' ') {
             // Without any key the connection itself is refused.

@@ -232,7 +232,7 @@ fn route(
                 .detach();
             response
         }
-        Err(why) => plain(StatusCode::BAD_REQUEST, why),
+        Err((status, why)) => plain(status, why),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use soft_kvm_lab_tests::guest::{self, Namespace};
 
 use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
@@ -124,13 +125,27 @@ pub(crate) fn only() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether `host` can read the server's page for Prometheus.
+fn scrapes(host: &Namespace, server: &Server) -> anyhow::Result<bool> {
+    let port = server.ready("metrics_port").and_then(Value::as_u64);
+    let port = port.context("the server has no page")?;
+    let script = format!(
+        "exec 3<>/dev/tcp/10.1.0.1/{port} && \
+         printf 'GET /metrics HTTP/1.1\\r\\nHost: 10.1.0.1\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3"
+    );
+    let told = host.command("bash").args(["-c", &script]).output()?;
+    Ok(String::from_utf8_lossy(&told.stdout).contains("soft_kvm_"))
+}
+
 /// The story's lists: a client that is denied while it is connected is cut off and gets in no more, one that is not among the
 /// allowed ones likewise; it comes back when it may.
 pub(crate) fn lists() -> anyhow::Result<()> {
     let (target, near) = kvm::two_hosts()?;
     let story = guest::folder("story")?.join("story.jsonnet");
     let tell = |lists: &str| {
-        let text = format!("(import 'default.jsonnet') + {{ control+: {{ {lists} }} }}");
+        let text = format!(
+            "(import 'default.jsonnet') + {{ control+: {{ {lists} }}, metrics+: {{ address: '::' }} }}"
+        );
         std::fs::write(&story, text).context("writing the story")
     };
     tell("")?;
@@ -156,6 +171,8 @@ pub(crate) fn lists() -> anyhow::Result<()> {
             (server.process.output().matches(reason).count() >= before + 2).then_some(())
         })
         .with_context(|| server.process.output())?;
+        ensure!(!scrapes(&near, &server)?, "{lists}: the metrics are read");
+        server.metrics().context("its own host reads them")?;
         client.stop().map(drop)?;
         tell("deny: ['10.1.0.3', '192.168.0.0/16'], allow: ['10.1.0.0/24']")?;
         let back = guest::wait_for("a connection again", SOON, || {
@@ -172,6 +189,7 @@ pub(crate) fn lists() -> anyhow::Result<()> {
             .then_some(())
         });
         back.with_context(|| server.process.output())?;
+        ensure!(scrapes(&near, &server)?, "{lists}: no metrics");
         tell("")?;
     }
     server.stop()?;

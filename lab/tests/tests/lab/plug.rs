@@ -201,7 +201,7 @@ fn await_pictures(before: u64) -> anyhow::Result<()> {
 fn frames(stage: &str) -> anyhow::Result<u64> {
     let mut page = TcpStream::connect(("127.0.0.1", 9090))?;
     page.set_read_timeout(Some(SOON))?;
-    page.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+    page.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     page.read_to_string(&mut text)?;
     let name = format!("soft_kvm_frames_total{{stage=\"{stage}\"}} ");
