@@ -196,10 +196,10 @@ impl Server {
             story: story.root().to_string(),
         });
         let rx = MediaReceiver::start(Arc::clone(&sessions), Arc::clone(&socket), bell)?;
-        let tx = MediaTransmitter::start(Arc::clone(&sessions), socket)?;
+        let tx = MediaTransmitter::start(Arc::clone(&sessions), Arc::clone(&socket))?;
         let encoding = Pipeline::start(Arc::clone(&pipeline), sessions)?;
         let control = Control::start(&context, listener, local)?;
-        let network = Network::start(&context, &control, &story)?;
+        let network = Network::start(&context, &control, &story, socket)?;
         if args.pair || context.peers.list()?.is_empty() {
             context.open_pairing(None, By::Console)?;
         }
@@ -395,7 +395,7 @@ fn bind_media(args: &RunArgs, port: u16, allow_routed: bool) -> anyhow::Result<U
         receive_buffer: Some(SOCKET_BUFFER),
         send_buffer: Some(SOCKET_BUFFER),
         dscp: Some(34),
-        hop_limit: (!allow_routed).then_some(lan::HOPS),
+        hop_limit: lan::hops(allow_routed),
     };
     UdpSocket::bind((address, port).into(), &options).with_context(|| {
         format!("UDP port {port} cannot be used: stop the program that has it, or give --port")
