@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use soft_kvm_tests::need::python;
 use soft_kvm_tests::programs::binary;
-use soft_kvm_tests::{Ended, Need, Server, Stage, TESTCARD, Test};
+use soft_kvm_tests::{Ended, Need, Process, Server, Stage, TESTCARD, Test, until};
+
+use crate::audit;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -323,20 +325,30 @@ fn wrong_codes_close_the_pairing_window(stage: &Stage) -> anyhow::Result<()> {
     let server = Server::start(stage, TESTCARD)?;
     let code = server.text("pairing_code")?;
     let wrong = if code == "123456" { "654321" } else { "123456" };
-    let attempt = |code: &str| -> anyhow::Result<Ended> {
+    let attempt = |code: &str| -> anyhow::Result<Process> {
         let words = ["pair", &server.address()?, "--code", code];
         let mut command = soft_kvm_tests::programs::client_command(stage, "client", &words)?;
-        stage.run("pair", LIMIT, &mut command)
+        stage.start("pair", &mut command)
     };
     let start = Instant::now();
-    for _ in 0..5 {
-        attempt(wrong)?.refuses(&["code"])?;
+    for number in 1..=5 {
+        let mut guess = attempt(wrong)?;
+        if number == 4 {
+            // Told before the guess is answered, so that nobody gets out of it by leaving.
+            until("the guess in the audit log", LIMIT, || {
+                let log = audit::lines(stage, &server.state)?;
+                let failed = log.iter().filter(|line| line["event"] == "pairing-failed");
+                Ok(failed.count() == number)
+            })?;
+            ensure!(guess.is_running()?, "answered: {}", guess.stderr());
+        }
+        guess.wait(LIMIT)?.refuses(&["code"])?;
     }
     // Held back for 1, 2, 4 and 8 s.
     let took = start.elapsed();
     ensure!(took >= Duration::from_secs(15), "guessed in {took:?}");
     // The right one comes too late.
-    attempt(code)?.refuses(&[])?;
+    attempt(code)?.wait(LIMIT)?.refuses(&[])?;
     let ended = stage.run("client", LIMIT, &mut server.watch(stage, 3, &[])?)?;
     ended.refuses(&["pair"])?;
     Ok(())

@@ -34,24 +34,17 @@ pub(super) async fn run(
         bail!("pairing took longer than {} s", LIMIT.as_secs())
     };
     let mut guessed = false;
-    let outcome = exchange(&mut socket, key, context, &mut guessed)
+    let outcome = exchange(&mut socket, (key, remote), context, &mut guessed)
         .or(limit)
         .await;
     let _ = socket.close(None).await;
     let (name, role) = match outcome {
         Ok(paired) => paired,
         Err(error) => {
-            let failed = |more| Event::PairingFailed {
-                key: key.to_string(),
-                remote: remote.to_string(),
-                why: audit::why(&error),
-                more,
-            };
-            if guessed {
-                // All of them: no window takes more than a few.
-                context.audit.record(failed(0));
-            } else {
-                context.audit.record_stranger(Strangers::Pairing, failed);
+            if !guessed {
+                context.audit.record_stranger(Strangers::Pairing, |more| {
+                    failed((key, remote), audit::why(&error), more)
+                });
             }
             return Err(error.context(format!("{remote}: pairing failed")));
         }
@@ -66,10 +59,19 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// `guessed` becomes true when the window has counted a wrong try.
+fn failed((key, remote): (Fingerprint, SocketAddr), why: String, more: u64) -> Event {
+    Event::PairingFailed {
+        key: key.to_string(),
+        remote: remote.to_string(),
+        why,
+        more,
+    }
+}
+
+/// `guessed` becomes true when the window has counted a wrong try, which is in the audit log then.
 async fn exchange(
     socket: &mut Socket,
-    key: Fingerprint,
+    (key, remote): (Fingerprint, SocketAddr),
     context: &Context,
     guessed: &mut bool,
 ) -> anyhow::Result<(String, Role)> {
@@ -98,9 +100,12 @@ async fn exchange(
         *guessed = window.tries_left() < left;
         Ok((concluded, window.rests_until().since(now)))
     })?;
-    if concluded.is_err() {
+    if let Err(error) = &concluded {
         context.pairing_changed();
         if *guessed {
+            // Before the client can end this by leaving. Every one: no window takes more than a few.
+            let failed = failed((key, remote), error.to_string(), 0);
+            context.audit.record(failed);
             Timer::after(rest).await;
         }
     }
