@@ -141,13 +141,13 @@ pub(crate) fn only() -> anyhow::Result<()> {
     allow_routed(false)?;
     guest::wait_for("the end of both sessions", SOON, || {
         let output = server.process.output();
-        (output.matches("disconnected").count() == 2).then_some(())
+        (output.matches("session: disconnected").count() == 2).then_some(())
     })
     .with_context(|| server.process.output())?;
     let [on_link, behind] = clients;
     guest::wait_for("the client on the link", SOON, || {
         let output = server.process.output();
-        (output.matches(" connected").count() == 3).then_some(())
+        (output.matches("session: connected").count() == 3).then_some(())
     })
     .with_context(|| server.process.output())?;
     on_link.stop()?;
@@ -155,16 +155,8 @@ pub(crate) fn only() -> anyhow::Result<()> {
     // What was on its way.
     std::thread::sleep(Duration::from_secs(1));
     let before = seen(&network.far, "Tcp:", "InSegs")?;
-    let refused = far.run(&[
-        "--server",
-        &address,
-        "--view",
-        "none",
-        "--once",
-        "--seconds",
-        "1",
-    ]);
-    ensure!(refused.is_err(), "it came back");
+    let code = server.new_code(host)?;
+    ensure!(far.pair(&address, &code).is_err(), "it came back");
     let more = seen(&network.far, "Tcp:", "InSegs")? - before;
     ensure!(
         more == 0,
