@@ -15,11 +15,19 @@ use soft_kvm_video::draw::{Canvas, Color, Font};
 /// # Errors
 /// Nobody answers, or not in UTF-8.
 pub fn http_get(port: u16, path: &str) -> anyhow::Result<(String, String)> {
+    http_get_as(port, "localhost", path)
+}
+
+/// The same with what stands in the request's `Host`.
+///
+/// # Errors
+/// Nobody answers, or not in UTF-8.
+pub fn http_get_as(port: u16, host: &str, path: &str) -> anyhow::Result<(String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -34,6 +34,15 @@ pub use self::code::{PairingCode, ParseCodeError};
 /// Wrong tries that close a window.
 pub const MAX_WRONG_TRIES: u8 = 5;
 
+/// How long a window stays open, however it was opened.
+pub const OPEN_TIME: Duration = Duration::from_secs(120);
+
+/// The first wrong try's refusal is held back, and the window with it, for so long; each further one's twice as long.
+const FIRST_REST: Duration = Duration::from_secs(1);
+
+/// The longest that a refusal is held back.
+pub const LONGEST_REST: Duration = Duration::from_secs(8);
+
 /// How long one try may take before the next client gets its turn.
 pub const TRY_LIMIT: Duration = Duration::from_secs(10);
 
@@ -215,6 +224,7 @@ impl ClientConfirming {
 pub struct PairingWindow {
     code: PairingCode,
     closes: MonoTime,
+    rests_until: MonoTime,
     wrong: u8,
     tries: u64,
     busy: Option<(u64, MonoTime)>,
@@ -241,15 +251,16 @@ pub struct ServerPaired {
 }
 
 impl PairingWindow {
-    /// Opens a window with a new code, for `duration` from `now`.
+    /// Opens a window with a new code, for [`OPEN_TIME`] from `now`.
     ///
     /// # Errors
     ///
     /// [`PairingError::Random`].
-    pub fn open(now: MonoTime, duration: Duration) -> Result<Self, PairingError> {
+    pub fn open(now: MonoTime) -> Result<Self, PairingError> {
         Ok(Self {
             code: PairingCode::generate()?,
-            closes: now + duration,
+            closes: now + OPEN_TIME,
+            rests_until: now,
             wrong: 0,
             tries: 0,
             busy: None,
@@ -275,6 +286,13 @@ impl PairingWindow {
         self.closes
     }
 
+    /// When the refusal of the last wrong try may be told; until then the window takes no other try, so that guessing over
+    /// several connections is no faster.
+    #[must_use]
+    pub fn rests_until(&self) -> MonoTime {
+        self.rests_until
+    }
+
     /// Whether a client has shown that it knows a code of this window.
     #[must_use]
     pub fn has_paired(&self) -> bool {
@@ -291,7 +309,7 @@ impl PairingWindow {
     ///
     /// # Errors
     ///
-    /// The window is closed or busy, or the message is malformed, out of turn or of another version.
+    /// The window is closed, busy or at rest after a wrong try, or the message is malformed, out of turn or of another version.
     /// [`PairingError::to_message`] goes to the client.
     pub fn answer(
         &mut self,
@@ -314,7 +332,7 @@ impl PairingWindow {
         if !self.is_open(now) {
             return Err(PairingError::Closed);
         }
-        if self.busy.is_some_and(|(_, until)| now < until) {
+        if now < self.rests_until || self.busy.is_some_and(|(_, until)| now < until) {
             return Err(PairingError::Busy);
         }
         let spake = Exchange::start(Side::Server, &self.code, binding);
@@ -336,7 +354,8 @@ impl PairingWindow {
         Ok((started, reply))
     }
 
-    /// Takes the client's [`FromClient::Confirm`]. A right one renews the code, anything else is a wrong try.
+    /// Takes the client's [`FromClient::Confirm`]. A right one renews the code, anything else is a wrong try, whose refusal is
+    /// not to be told before [`PairingWindow::rests_until`].
     ///
     /// # Errors
     ///
@@ -359,7 +378,12 @@ impl PairingWindow {
             _ => Err(PairingError::BadMessage("a message out of turn")),
         };
         if let Err(error) = checked {
+            let rest = FIRST_REST * (1 << self.wrong.min(MAX_WRONG_TRIES));
             self.wrong = self.wrong.saturating_add(1);
+            // Nothing more is to be guessed at a closed window.
+            if self.is_open(now) {
+                self.rests_until = now + rest.min(LONGEST_REST);
+            }
             return Err(error);
         }
         // Whoever looked over a shoulder must not pair with what was seen.

@@ -342,6 +342,29 @@ pub(crate) mod tests {
         assert!(connect(unpinned, server_config(&theirs).unwrap()).is_ok());
     }
 
+    /// An identity whose certificate is good in these years only.
+    fn dated(years: (i32, i32)) -> Identity {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut parameters = crate::identity::parameters().unwrap();
+        parameters.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        let certificate = parameters.self_signed(&key).unwrap();
+        let certificate = pem::Pem::new("CERTIFICATE", certificate.der().as_ref());
+        let text = key.serialize_pem() + &pem::encode(&certificate);
+        Identity::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn no_date_makes_a_pin_invalid() {
+        let (expired, not_yet) = (dated((1970, 1971)), dated((9000, 9999)));
+        for (ours, theirs) in [(&expired, &not_yet), (&not_yet, &expired)] {
+            let pinned = client_config(ours, [theirs.fingerprint()]).unwrap();
+            let (client, server) = connect(pinned, server_config(theirs).unwrap()).unwrap();
+            assert_eq!(peer_fingerprint(&client), Some(theirs.fingerprint()));
+            assert_eq!(peer_fingerprint(&server), Some(ours.fingerprint()));
+        }
+    }
+
     #[test]
     fn a_rotated_key_is_taken_for_the_pinned_one_before_it() {
         let root = tempfile::tempdir().unwrap();

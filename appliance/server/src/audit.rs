@@ -19,7 +19,7 @@ use crate::context::lock;
 const QUEUE: usize = 1_024;
 /// Time between two tries to write what could not be written.
 const RETRY: Duration = Duration::from_secs(5);
-/// What strangers do is written at most so often in [`WINDOW`]: they must not rotate away what matters.
+/// What strangers do is written at most so often in [`WINDOW`], each kind: they must not rotate away what matters.
 const STRANGERS: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Longest reason, in characters.
@@ -29,7 +29,17 @@ const MAX_WHY: usize = 200;
 #[derive(Debug)]
 pub struct Audit {
     open: Mutex<Option<Open>>,
-    strangers: Mutex<Strangers>,
+    refused: Mutex<Budget>,
+    pairing: Mutex<Budget>,
+}
+
+/// What strangers do. Each kind has its own measure, so that much of one hides none of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// They ask for a session.
+    Refused,
+    /// They begin to pair, and show no code.
+    Pairing,
 }
 
 #[derive(Debug)]
@@ -54,7 +64,8 @@ impl Audit {
             })?;
         Ok(Self {
             open: Mutex::new(Some(Open { sender, thread })),
-            strangers: Mutex::default(),
+            refused: Mutex::default(),
+            pairing: Mutex::default(),
         })
     }
 
@@ -84,8 +95,12 @@ impl Audit {
     }
 
     /// Keeps an event that a stranger made, if there have not been too many; it is told how many were left out before.
-    pub fn record_stranger(&self, event: impl FnOnce(u64) -> Event) {
-        let more = lock(&self.strangers).enter(clock::now());
+    pub fn record_stranger(&self, kind: Strangers, event: impl FnOnce(u64) -> Event) {
+        let budget = match kind {
+            Strangers::Refused => &self.refused,
+            Strangers::Pairing => &self.pairing,
+        };
+        let more = lock(budget).enter(clock::now());
         if let Some(more) = more {
             self.record(event(more));
         }
@@ -99,13 +114,13 @@ pub(crate) fn why(error: &anyhow::Error) -> String {
 
 /// How often strangers have been written down lately.
 #[derive(Debug, Default)]
-struct Strangers {
+struct Budget {
     since: Option<MonoTime>,
     count: u32,
     left_out: u64,
 }
 
-impl Strangers {
+impl Budget {
     /// How many were left out since the last one, if this one is to be written.
     fn enter(&mut self, now: MonoTime) -> Option<u64> {
         if self.since.is_none_or(|since| now.since(since) >= WINDOW) {
@@ -166,7 +181,7 @@ mod tests {
 
     #[test]
     fn strangers_fill_no_log_and_are_counted() {
-        let mut strangers = Strangers::default();
+        let mut strangers = Budget::default();
         let at = |seconds| MonoTime::ZERO + Duration::from_secs(seconds);
         let written = (0..1_000)
             .filter(|_| strangers.enter(at(1)).is_some())
@@ -175,6 +190,32 @@ mod tests {
         assert_eq!(strangers.enter(at(60)), None);
         assert_eq!(strangers.enter(at(61)), Some(991));
         assert_eq!(strangers.enter(at(62)), Some(0));
+    }
+
+    #[test]
+    fn a_flood_of_unpaired_keys_hides_no_pairing() {
+        let root = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(root.path().join("s")).expect("a folder");
+        let audit = Audit::start(&state).expect("a thread");
+        let (key, remote) = (String::new, String::new);
+        for _ in 0..100 {
+            audit.record_stranger(Strangers::Refused, |more| Event::Refused {
+                key: key(),
+                remote: remote(),
+                more,
+            });
+        }
+        for _ in 0..3 {
+            audit.record_stranger(Strangers::Pairing, |more| Event::PairingFailed {
+                key: key(),
+                remote: remote(),
+                why: String::new(),
+                more,
+            });
+        }
+        audit.close();
+        let written = AuditLog::new(&state).verify().expect("whole").head.n;
+        assert_eq!(written, 10 + 3);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What the server's parts share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use soft_kvm_core::Lang;
 use soft_kvm_core::story::Story;
@@ -19,11 +18,6 @@ use soft_kvm_service::console;
 use crate::audit::Audit;
 use crate::clipboard::Clipboards;
 use crate::session::{Sessions, SinkChoice};
-
-/// How long a pairing window stays open.
-pub(crate) const PAIRING_TIME: Duration = Duration::from_secs(120);
-/// At the first start nobody is paired: whoever sets the server up has this long.
-const FIRST_PAIRING_TIME: Duration = Duration::from_secs(3600);
 
 /// The running server, as its tasks and threads see it.
 #[derive(Debug)]
@@ -123,14 +117,8 @@ impl Context {
     /// # Errors
     /// The system gives no random numbers.
     pub fn open_pairing(&self, role: Option<Role>, by: By) -> Result<String, PairingError> {
-        let first = self.peers.list().is_ok_and(|peers| peers.is_empty());
-        let time = if first {
-            FIRST_PAIRING_TIME
-        } else {
-            PAIRING_TIME
-        };
         let now = clock::now();
-        let window = PairingWindow::open(now, time)?;
+        let window = PairingWindow::open(now)?;
         let code = window.code(now).map(|code| code.reveal().to_owned());
         *lock(&self.pairing) = Some((window, role));
         self.audit.record(Event::PairingOpened {

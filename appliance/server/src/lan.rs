@@ -7,13 +7,18 @@ use soft_kvm_core::story::ControlParams;
 use soft_kvm_platform::os::net;
 use soft_kvm_security::lan::{self, Refusal};
 
-/// TTL and hop limit of everything that is sent.
-pub(crate) const HOPS: u8 = 1;
+/// TTL and hop limit of everything that is sent on the LAN.
+const HOPS: u8 = 1;
 
-/// Keeps a listener's answers on the link.
-pub(crate) fn confine(listener: &TcpListener) -> std::io::Result<()> {
+/// TTL and hop limit of what is sent.
+pub(crate) fn hops(allow_routed: bool) -> Option<u8> {
+    (!allow_routed).then_some(HOPS)
+}
+
+/// Keeps a listener's answers on the link, or lets them go further again.
+pub(crate) fn confine(listener: &TcpListener, allow_routed: bool) -> std::io::Result<()> {
     let v6 = listener.local_addr()?.is_ipv6();
-    net::limit_hops(listener, v6, HOPS)
+    net::limit_hops(listener, v6, hops(allow_routed))
 }
 
 /// Whether a connection to `local` from `remote` is talked to: by the story's lists, and by the addresses that the machine has at

@@ -12,6 +12,7 @@ use soft_kvm_core::story::{HandoverMode, Kind, Story, diff};
 use soft_kvm_discovery::{Announcement, Txt};
 use soft_kvm_platform::os::activation;
 use soft_kvm_platform::os::lockdown::{self, Class};
+use soft_kvm_platform::os::net::UdpSocket;
 use soft_kvm_protocol::control::PROTOCOL_VERSION;
 use soft_kvm_protocol::handover::HandoverRule;
 use soft_kvm_security::tls;
@@ -32,7 +33,16 @@ pub(crate) struct Control {
     acceptor: Acceptor,
     stop: async_channel::Sender<()>,
     thread: JoinHandle<()>,
-    first: std::sync::Mutex<Option<Task<()>>>,
+    listening: std::sync::Mutex<Option<Listening>>,
+}
+
+/// A port that is listened at, until this is dropped.
+#[derive(Debug)]
+struct Listening {
+    /// The same socket once more, for its options.
+    socket: TcpListener,
+    address: SocketAddr,
+    _task: Task<()>,
 }
 
 #[derive(Clone)]
@@ -63,9 +73,7 @@ impl Control {
             return Self::bind(address, port, allow_routed);
         }
         tracing::info!("the service manager has listened at {at} for this server");
-        if !allow_routed {
-            lan::confine(&given).context("keeping answers on the link")?;
-        }
+        confine(&given, allow_routed)?;
         Ok(given)
     }
 
@@ -92,9 +100,7 @@ impl Control {
                  or give --port"
             )
         })?;
-        if !allow_routed {
-            lan::confine(&listener).context("keeping answers on the link")?;
-        }
+        confine(&listener, allow_routed)?;
         Ok(listener)
     }
 
@@ -127,23 +133,30 @@ impl Control {
             acceptor,
             stop,
             thread,
-            first: std::sync::Mutex::new(None),
+            listening: std::sync::Mutex::new(None),
         };
-        let task = control.listen(context, listener)?;
-        *lock(&control.first) = Some(task);
+        control.listen(context, listener)?;
         Ok(control)
     }
 
-    fn listen(&self, context: &Arc<Context>, listener: TcpListener) -> anyhow::Result<Task<()>> {
+    /// Listens there, and no longer where it did before.
+    fn listen(&self, context: &Arc<Context>, listener: TcpListener) -> anyhow::Result<()> {
+        let (socket, address) = (listener.try_clone()?, listener.local_addr()?);
         let serve = listener::serve(
             Arc::clone(&self.executor),
             Async::new(listener)?,
             self.acceptor.0.clone(),
             Arc::clone(context),
         );
-        Ok(self.executor.spawn(async move {
+        let task = self.executor.spawn(async move {
             serve.await;
-        }))
+        });
+        *lock(&self.listening) = Some(Listening {
+            socket,
+            address,
+            _task: task,
+        });
+        Ok(())
     }
 
     /// Ends the thread. Sessions have been told before; their last messages get a moment to leave.
@@ -161,7 +174,8 @@ impl Control {
 pub(crate) struct Network {
     announcement: Option<Announcement>,
     front: Front,
-    metrics: Option<(Task<()>, SocketAddr)>,
+    metrics: Option<Listening>,
+    media: Arc<UdpSocket>,
 }
 
 impl Network {
@@ -170,8 +184,10 @@ impl Network {
         context: &Arc<Context>,
         control: &Control,
         story: &Story,
+        media: Arc<UdpSocket>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
+            media,
             metrics: start_metrics(context, control, story)?,
             announcement: announce(context, story),
             front: Front::start(context, story),
@@ -180,7 +196,7 @@ impl Network {
 
     /// The port that Prometheus reads, if any.
     pub(crate) fn metrics_port(&self) -> Option<u16> {
-        self.metrics.as_ref().map(|(_, address)| address.port())
+        self.metrics.as_ref().map(|page| page.address.port())
     }
 
     /// Restarts what differs between the running story and `story`, and nothing else.
@@ -222,9 +238,15 @@ impl Network {
                             story.control().allow_routed,
                         )?;
                         let port = listener.local_addr()?.port();
-                        *lock(&control.first) = Some(control.listen(context, listener)?);
+                        control.listen(context, listener)?;
                         lock(&context.running).control_port = port;
                         tracing::info!(port, "reload: listening");
+                    }
+                    let allow_routed = story.control().allow_routed;
+                    if allow_routed != old.control().allow_routed {
+                        self.confine(control, allow_routed)?;
+                        // Clients are told when they connect, and those behind routers may come no more.
+                        ends_sessions = true;
                     }
                     let rule = handover_rule(&story);
                     context.sinks().turns.set_rule(rule);
@@ -257,6 +279,21 @@ impl Network {
         }
         tracing::info!(root, nodes = changes.len(), "reload: done");
         Ok(())
+    }
+}
+
+impl Network {
+    /// Keeps what every socket sends on the link, or lets it go further.
+    fn confine(&self, control: &Control, allow_routed: bool) -> anyhow::Result<()> {
+        if allow_routed {
+            tracing::warn!("reload: clients behind routers are let in (allow_routed)");
+        }
+        let listening = lock(&control.listening);
+        for port in listening.iter().chain(&self.metrics) {
+            confine(&port.socket, allow_routed)?;
+        }
+        let limited = self.media.limit_hops(lan::hops(allow_routed));
+        limited.context("keeping media on the link")
     }
 }
 
@@ -307,7 +344,7 @@ fn start_metrics(
     context: &Arc<Context>,
     control: &Control,
     story: &Story,
-) -> anyhow::Result<Option<(Task<()>, SocketAddr)>> {
+) -> anyhow::Result<Option<Listening>> {
     let Some(params) = story.metrics().filter(|params| params.enabled) else {
         return Ok(None);
     };
@@ -324,14 +361,24 @@ fn start_metrics(
             return Ok(None);
         }
     };
+    confine(&listener, story.control().allow_routed)?;
+    let socket = listener.try_clone()?;
     let address = listener.local_addr()?;
     let serve = metrics_http::serve(
         Arc::clone(&control.executor),
         Async::new(listener)?,
-        Arc::clone(&context.metrics),
+        Arc::clone(context),
     );
     let task = control.executor.spawn(async move {
         serve.await;
     });
-    Ok(Some((task, address)))
+    Ok(Some(Listening {
+        socket,
+        address,
+        _task: task,
+    }))
+}
+
+fn confine(listener: &TcpListener, allow_routed: bool) -> anyhow::Result<()> {
+    lan::confine(listener, allow_routed).context("keeping answers on the link")
 }

@@ -196,10 +196,10 @@ impl Server {
             story: story.root().to_string(),
         });
         let rx = MediaReceiver::start(Arc::clone(&sessions), Arc::clone(&socket), bell)?;
-        let tx = MediaTransmitter::start(Arc::clone(&sessions), socket)?;
+        let tx = MediaTransmitter::start(Arc::clone(&sessions), Arc::clone(&socket))?;
         let encoding = Pipeline::start(Arc::clone(&pipeline), sessions)?;
         let control = Control::start(&context, listener, local)?;
-        let network = Network::start(&context, &control, &story)?;
+        let network = Network::start(&context, &control, &story, socket)?;
         if args.pair || context.peers.list()?.is_empty() {
             context.open_pairing(None, By::Console)?;
         }
@@ -311,6 +311,10 @@ impl Server {
             if let Some(picture) = qr(&pairing_uri(&self.context, &code)) {
                 console::out(picture);
             }
+            console::out(lang.pick(
+                "Pairing is open for 2 minutes; soft-kvm-server pair opens it again.",
+                "ペアリングは 2 分間開いています。閉じた後は soft-kvm-server pair で開き直せます。",
+            ));
         }
     }
 
@@ -391,7 +395,7 @@ fn bind_media(args: &RunArgs, port: u16, allow_routed: bool) -> anyhow::Result<U
         receive_buffer: Some(SOCKET_BUFFER),
         send_buffer: Some(SOCKET_BUFFER),
         dscp: Some(34),
-        hop_limit: (!allow_routed).then_some(lan::HOPS),
+        hop_limit: lan::hops(allow_routed),
     };
     UdpSocket::bind((address, port).into(), &options).with_context(|| {
         format!("UDP port {port} cannot be used: stop the program that has it, or give --port")

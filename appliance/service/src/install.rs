@@ -70,7 +70,10 @@ const SEATS: &[(&str, &str)] = &[
     ),
 ];
 /// Made by `systemctl enable`.
-const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/soft-kvm.service";
+const ENABLED: [&str; 2] = [
+    "etc/systemd/system/multi-user.target.wants/soft-kvm.service",
+    "etc/systemd/system/soft-kvm-server.service",
+];
 
 /// Why it cannot be installed; nothing was changed unless said so.
 #[derive(Debug, thiserror::Error)]
@@ -218,10 +221,11 @@ pub fn uninstall(root: &Path) -> Result<Changes, InstallError> {
     let mut changes = Changes::new();
     let unit = root.join(TEXTS[0].0);
     let ours = read(&unit)?.is_some_and(|content| content.starts_with(MARK.as_bytes()));
-    let enabled = root.join(ENABLED);
-    if ours && enabled.is_symlink() {
-        fs::remove_file(&enabled).map_err(failed(&enabled, "remove"))?;
-        changes.push((enabled, Change::Removed));
+    for enabled in ENABLED.map(|path| root.join(path)) {
+        if ours && enabled.is_symlink() {
+            fs::remove_file(&enabled).map_err(failed(&enabled, "remove"))?;
+            changes.push((enabled, Change::Removed));
+        }
     }
     let texts = TEXTS
         .iter()
@@ -448,12 +452,14 @@ mod tests {
         let again = install(root.path(), &programs).unwrap();
         assert!(again.iter().all(|(_, change)| *change == Change::Unchanged));
         assert_eq!(files(root.path()), before);
-        let enabled = root.path().join(ENABLED);
-        fs::create_dir_all(enabled.parent().unwrap()).unwrap();
-        std::os::unix::fs::symlink("/etc/systemd/system/soft-kvm.service", &enabled).unwrap();
+        let enabled = ENABLED.map(|path| root.path().join(path));
+        for link in &enabled {
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink("/etc/systemd/system/soft-kvm.service", link).unwrap();
+        }
         let removed = uninstall(root.path()).unwrap();
         assert!(removed.iter().all(|(_, change)| *change == Change::Removed));
-        assert!(!enabled.is_symlink());
+        assert!(enabled.iter().all(|link| !link.is_symlink()));
         let left = files(root.path());
         assert_eq!(
             left,

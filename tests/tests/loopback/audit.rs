@@ -25,7 +25,7 @@ fn audit(state: &Path, words: &[&str]) -> anyhow::Result<Command> {
 }
 
 /// The lines of the log.
-fn lines(stage: &Stage, state: &Path) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn lines(stage: &Stage, state: &Path) -> anyhow::Result<Vec<Value>> {
     let told = stage
         .run("audit", LIMIT, &mut audit(state, &[])?)?
         .success()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use soft_kvm_tests::media::http_get;
+use soft_kvm_tests::media::{http_get, http_get_as};
 use soft_kvm_tests::stage::port_pair;
 use soft_kvm_tests::{Need, Server, Stage, TESTCARD, Test, until};
 
@@ -21,6 +21,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "metrics::prometheus_answers_the_queries_of_the_readme",
         needs: &[Need::Program("prometheus")],
         run: prometheus_answers_the_queries_of_the_readme,
+    },
+    Test {
+        name: "metrics::only_requests_for_this_machine_are_answered",
+        needs: &[],
+        run: only_requests_for_this_machine_are_answered,
     },
     Test {
         name: "metrics::promtool_accepts_the_configuration",
@@ -65,6 +70,31 @@ fn promtool_accepts_them(stage: &Stage) -> anyhow::Result<()> {
         complaints == expected.iter().map(String::as_str).collect(),
         "{checked}"
     );
+    Ok(())
+}
+
+/// A page whose name was made to lead to loopback gets nothing (DNS rebinding).
+fn only_requests_for_this_machine_are_answered(stage: &Stage) -> anyhow::Result<()> {
+    let server = Server::start(stage, TESTCARD)?;
+    let port = server.metrics_port()?;
+    let own = server.text("name")?;
+    for (host, status) in [
+        ("127.0.0.1", 200),
+        (own, 200),
+        (&format!("{own}.local"), 200),
+        ("evil.example", 403),
+        (&format!("{own}.evil.example"), 403),
+    ] {
+        let (head, body) = http_get_as(port, &format!("{host}:{port}"), "/metrics")?;
+        ensure!(
+            head.starts_with(&format!("HTTP/1.1 {status}")),
+            "{host}: {head}"
+        );
+        ensure!(
+            body.contains("soft_kvm_") == (status == 200),
+            "{host}: {body}"
+        );
+    }
     Ok(())
 }
 

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use soft_kvm_tests::need::python;
 use soft_kvm_tests::programs::binary;
-use soft_kvm_tests::{Ended, Need, Server, Stage, TESTCARD, Test};
+use soft_kvm_tests::{Ended, Need, Process, Server, Stage, TESTCARD, Test, until};
+
+use crate::audit;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -71,11 +73,11 @@ port, certificate, key = sys.argv[1:4]
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
-async def attempt(path, with_key):
+async def attempt(path, with_key, page=None):
     if with_key:
         context.load_cert_chain(certificate, key)
     try:
-        async with websockets.connect(f"wss://127.0.0.1:{port}{path}", ssl=context,
+        async with websockets.connect(f"wss://127.0.0.1:{port}{path}", ssl=context, origin=page,
                                       subprotocols=["soft-kvm.v1"]) as socket:
             await socket.send('{"type":"hello","version":1,"name":"stranger"}')
             return "open: " + repr(await asyncio.wait_for(socket.recv(), 3))
@@ -89,6 +91,7 @@ async def main():
     print("none", await attempt("/control", False))
     for path in ["/control", "/", "/metrics", "/pairs", "/control/../control"]:
         print(path, await attempt(path, True))
+    print("page", await attempt("/pair", True, f"https://127.0.0.1:{port}"))
 asyncio.run(main())
 "#;
 
@@ -104,7 +107,7 @@ fn a_websocket_client_without_a_pin_gets_403(stage: &Stage) -> anyhow::Result<()
         .run("websockets", LIMIT, &mut command)?
         .success()?
         .stdout;
-    ensure!(told.lines().count() == 6, "{told}");
+    ensure!(told.lines().count() == 7, "{told}");
     for line in told.lines() {
         let refused = match line.split_once(' ') {
             // Without any key the connection itself is refused.
@@ -322,16 +325,30 @@ fn wrong_codes_close_the_pairing_window(stage: &Stage) -> anyhow::Result<()> {
     let server = Server::start(stage, TESTCARD)?;
     let code = server.text("pairing_code")?;
     let wrong = if code == "123456" { "654321" } else { "123456" };
-    let attempt = |code: &str| -> anyhow::Result<Ended> {
+    let attempt = |code: &str| -> anyhow::Result<Process> {
         let words = ["pair", &server.address()?, "--code", code];
         let mut command = soft_kvm_tests::programs::client_command(stage, "client", &words)?;
-        stage.run("pair", LIMIT, &mut command)
+        stage.start("pair", &mut command)
     };
-    for _ in 0..5 {
-        attempt(wrong)?.refuses(&["code"])?;
+    let start = Instant::now();
+    for number in 1..=5 {
+        let mut guess = attempt(wrong)?;
+        if number == 4 {
+            // Told before the guess is answered, so that nobody gets out of it by leaving.
+            until("the guess in the audit log", LIMIT, || {
+                let log = audit::lines(stage, &server.state)?;
+                let failed = log.iter().filter(|line| line["event"] == "pairing-failed");
+                Ok(failed.count() == number)
+            })?;
+            ensure!(guess.is_running()?, "answered: {}", guess.stderr());
+        }
+        guess.wait(LIMIT)?.refuses(&["code"])?;
     }
+    // Held back for 1, 2, 4 and 8 s.
+    let took = start.elapsed();
+    ensure!(took >= Duration::from_secs(15), "guessed in {took:?}");
     // The right one comes too late.
-    attempt(code)?.refuses(&[])?;
+    attempt(code)?.wait(LIMIT)?.refuses(&[])?;
     let ended = stage.run("client", LIMIT, &mut server.watch(stage, 3, &[])?)?;
     ended.refuses(&["pair"])?;
     Ok(())

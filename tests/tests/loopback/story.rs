@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use soft_kvm_tests::programs::{binary, client_command, json, number};
-use soft_kvm_tests::{Process, Server, Stage, TESTCARD, Test};
+use soft_kvm_tests::{Process, Server, Stage, TESTCARD, Test, until};
+
+use crate::audit;
 
 pub(crate) const TESTS: &[Test] = &[
     Test {
@@ -123,6 +126,21 @@ fn a_changed_file_restarts_only_the_encoder(stage: &Stage) -> anyhow::Result<()>
     let running = Running::start(stage)?;
     stage.write("story.jsonnet", &story("video+: { bitrate_kbps: 4500 }"))?;
     running.server.process.says("reload: done", LIMIT)?;
+    // The audit log tells which story it is.
+    let mut told = None;
+    until("the change is told", LIMIT, || {
+        let log = audit::lines(stage, &running.server.state)?;
+        let mut changes = log.iter().filter(|line| line["event"] == "story");
+        told = changes.next().map(|line| line["story"].clone());
+        Ok(told.is_some())
+    })?;
+    let root = told.as_ref().and_then(Value::as_str).unwrap_or_default();
+    ensure!(root.len() == 64, "no root id: {root}");
+    ensure!(running.server.text("story")? != root, "the story before");
+    ensure!(
+        running.server.metrics()?.contains(root),
+        "another than runs"
+    );
     let log = running.finish(stage)?;
     let restarted: Vec<&str> = log
         .lines()

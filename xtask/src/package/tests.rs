@@ -190,7 +190,7 @@ impl Root {
         }
         fs::write(data.join("status"), "").unwrap();
         // Made by another process: no thread of ours has them open when they are executed.
-        let script = "mkdir tools && cd tools && for name in systemctl systemd-sysusers systemd-tmpfiles udevadm \
+        let script = "mkdir tools && cd tools && for name in systemctl systemd-hwdb systemd-sysusers systemd-tmpfiles udevadm \
             deb-systemd-helper deb-systemd-invoke; do cat >$name && chmod 755 $name; done";
         let tool = "#!/bin/sh\necho \"${0##*/} $*\" >>\"$NOTES\"\n\
             case \"$*\" in *was-enabled*) [ ! -e \"$NOTES.disabled\" ] ;; esac\n";
@@ -235,6 +235,7 @@ fn state_outlives_upgrade_and_removal_and_is_purged() {
     let called = root.dpkg(&["--install", old.to_str().unwrap()]);
     for call in [
         format!("systemd-sysusers --root={} soft-kvm.conf", place.display()),
+        format!("systemd-hwdb --root={} --usr update", place.display()),
         "deb-systemd-helper enable soft-kvm.service".to_owned(),
     ] {
         assert!(called.contains(&call), "{called}");
@@ -258,7 +259,16 @@ fn state_outlives_upgrade_and_removal_and_is_purged() {
     assert!(called.contains("update-state soft-kvm.service"), "{called}");
     assert!(!called.contains("helper enable"), "{called}");
     assert!(state.is_file() && seat.is_file() && story.is_file());
-    root.dpkg(&["--remove", "soft-kvm"]);
+    // One that the administrator has made is made anew as well.
+    let own = root.path("root/etc/udev/hwdb.bin");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, "").unwrap();
+    let called = root.dpkg(&["--remove", "soft-kvm"]);
+    let updates = called
+        .lines()
+        .filter(|call| call.starts_with("systemd-hwdb"));
+    let updates: Vec<bool> = updates.map(|call| call.contains(" --usr ")).collect();
+    assert_eq!(updates, [true, false], "{called}");
     assert!(!server.exists());
     assert!(state.is_file() && seat.is_file() && story.is_file());
     let called = root.dpkg(&["--purge", "soft-kvm"]);

@@ -9,7 +9,7 @@ use async_tungstenite::tungstenite::Message;
 use futures_lite::{FutureExt, StreamExt};
 use soft_kvm_protocol::control::PAIR_PATH;
 use soft_kvm_protocol::pairing::{FromClient, FromServer, MAX_PAIRING_MESSAGE, PeerName};
-use soft_kvm_security::pairing::{Binding, ClientPairing, Paired, PairingCode};
+use soft_kvm_security::pairing::{Binding, ClientPairing, LONGEST_REST, Paired, PairingCode};
 use soft_kvm_security::{Identity, tls};
 
 use super::Socket;
@@ -27,10 +27,6 @@ pub(crate) async fn pair(
     code: &PairingCode,
     name: PeerName,
 ) -> anyhow::Result<Paired> {
-    let limit = async {
-        Timer::after(LIMIT).await;
-        bail!("{address}: pairing took longer than {} s", LIMIT.as_secs())
-    };
     let exchange = async {
         let config = tls::unpinned_client_config(identity)?;
         let mut socket = super::websocket(config, address, PAIR_PATH).await?;
@@ -44,11 +40,27 @@ pub(crate) async fn pair(
         send(&mut socket, &start).await?;
         let (confirming, confirm) = pairing.share(receive(&mut socket).await?)?;
         send(&mut socket, &confirm).await?;
+        Ok((socket, confirming))
+    };
+    let (mut socket, confirming) = within(LIMIT, exchange).await?;
+    let answer = async {
         let paired = confirming.conclude(&receive(&mut socket).await?)?;
         let _ = socket.close(None).await;
         Ok(paired)
     };
-    exchange.or(limit).await
+    // The server holds back what it says to a wrong code.
+    within(LIMIT + LONGEST_REST, answer).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let late = async {
+        Timer::after(limit).await;
+        bail!("pairing took longer than {} s", limit.as_secs())
+    };
+    step.or(late).await
 }
 
 async fn send(socket: &mut Socket, message: &FromClient) -> anyhow::Result<()> {

@@ -5,7 +5,6 @@ use soft_kvm_protocol::pairing::{CONFIRMATION_LEN, SHARE_LEN};
 use super::*;
 
 const NOW: MonoTime = MonoTime::from_nanos(1_000_000_000);
-const MINUTE: Duration = Duration::from_secs(60);
 
 fn name(text: &str) -> PeerName {
     PeerName::new(text).unwrap()
@@ -26,17 +25,18 @@ fn other_code(code: &PairingCode) -> PairingCode {
         .unwrap()
 }
 
-/// Runs the four messages; what each side ended with.
+/// Runs the four messages as soon as the window takes them; what each side ended with.
 fn pair(
     window: &mut PairingWindow,
     code: &PairingCode,
     client: Binding,
     server: &Binding,
 ) -> (Result<Paired, PairingError>, Result<Paired, PairingError>) {
+    let now = window.rests_until();
     let (pairing, start) = ClientPairing::start(code, client, name("desk"));
-    let (started, share) = window.answer(NOW, server, &name("rack"), start).unwrap();
+    let (started, share) = window.answer(now, server, &name("rack"), start).unwrap();
     let (confirming, confirm) = pairing.share(share).unwrap();
-    match window.conclude(NOW, started, &confirm) {
+    match window.conclude(now, started, &confirm) {
         Ok(paired) => (confirming.conclude(&paired.reply), Ok(paired.client)),
         Err(error) => (confirming.conclude(&error.to_message()), Err(error)),
     }
@@ -44,7 +44,7 @@ fn pair(
 
 #[test]
 fn the_right_code_pairs_both_sides_and_is_spent() {
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let code = window.code(NOW).unwrap().clone();
     let (client, server) = pair(&mut window, &code, binding(), &binding());
     let desk = Paired {
@@ -67,7 +67,7 @@ fn the_right_code_pairs_both_sides_and_is_spent() {
 
 #[test]
 fn five_wrong_codes_close_the_window_even_for_the_right_one() {
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let right = window.code(NOW).unwrap().clone();
     let wrong = other_code(&right);
     for left in (0..MAX_WRONG_TRIES).rev() {
@@ -80,6 +80,42 @@ fn five_wrong_codes_close_the_window_even_for_the_right_one() {
     let (_, start) = ClientPairing::start(&right, binding(), name("desk"));
     let error = window.answer(NOW, &binding(), &name("rack"), start);
     assert_eq!(error.unwrap_err(), PairingError::Closed);
+}
+
+#[test]
+fn a_window_is_open_for_two_minutes() {
+    let window = PairingWindow::open(NOW).unwrap();
+    let end = NOW + Duration::from_secs(120);
+    assert_eq!(window.closes_at(), end);
+    assert!(window.code(end - Duration::from_nanos(1)).is_some());
+    assert!(window.code(end).is_none());
+}
+
+#[test]
+fn each_wrong_code_keeps_everybody_waiting_twice_as_long() {
+    let mut window = PairingWindow::open(NOW).unwrap();
+    let right = window.code(NOW).unwrap().clone();
+    let wrong = other_code(&right);
+    let start = || ClientPairing::start(&right, binding(), name("desk")).1;
+    let mut now = NOW;
+    for seconds in [1, 2, 4, 8] {
+        let (_, server) = pair(&mut window, &wrong, binding(), &binding());
+        assert_eq!(server, Err(PairingError::WrongCode));
+        let until = now + Duration::from_secs(seconds);
+        assert_eq!(window.rests_until(), until);
+        // Over another connection, too.
+        let early = until - Duration::from_nanos(1);
+        let busy = window.answer(early, &binding(), &name("rack"), start());
+        assert_eq!(busy.unwrap_err(), PairingError::Busy);
+        let (started, _) = window
+            .answer(until, &binding(), &name("rack"), start())
+            .unwrap();
+        window.abandon(started);
+        now = until;
+    }
+    let (_, server) = pair(&mut window, &right, binding(), &binding());
+    assert!(server.is_ok());
+    assert_eq!(window.rests_until(), now, "no waiting after the right one");
 }
 
 #[test]
@@ -106,7 +142,7 @@ fn someone_in_the_middle_fails_with_the_right_code() {
         ),
     ];
     for (client_leg, server_leg) in legs {
-        let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+        let mut window = PairingWindow::open(NOW).unwrap();
         let code = window.code(NOW).unwrap().clone();
         let (client, server) = pair(&mut window, &code, client_leg, &server_leg);
         assert_eq!(client, Err(PairingError::WrongCode));
@@ -140,7 +176,7 @@ fn real_tls_sessions_bind_the_exchange() {
         };
         (client_end, server_end)
     };
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let code = window.code(NOW).unwrap().clone();
     let (client_end, _) = session(&ours, &thief);
     let (_, server_end) = session(&thief, &theirs);
@@ -155,7 +191,7 @@ fn real_tls_sessions_bind_the_exchange() {
 
 #[test]
 fn reflected_and_replayed_messages_fail() {
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let code = window.code(NOW).unwrap().clone();
 
     // A server without the code sends the client's own share and confirmation back.
@@ -201,7 +237,7 @@ fn reflected_and_replayed_messages_fail() {
 
 #[test]
 fn a_changed_name_fails() {
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let code = window.code(NOW).unwrap().clone();
     let (pairing, start) = ClientPairing::start(&code, binding(), name("desk"));
     let (started, share) = window
@@ -221,7 +257,7 @@ fn a_changed_name_fails() {
 
 #[test]
 fn one_client_at_a_time_and_none_for_ever() {
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let code = window.code(NOW).unwrap().clone();
     let start = || ClientPairing::start(&code, binding(), name("desk"));
     let (pairing, message) = start();
@@ -245,13 +281,13 @@ fn one_client_at_a_time_and_none_for_ever() {
     );
     window.abandon(next);
     assert_eq!(window.tries_left(), MAX_WRONG_TRIES);
-    let closed = window.answer(NOW + MINUTE, &binding(), &name("rack"), start().1);
+    let closed = window.answer(NOW + OPEN_TIME, &binding(), &name("rack"), start().1);
     assert_eq!(closed.unwrap_err(), PairingError::Closed);
 }
 
 #[test]
 fn messages_out_of_turn_and_of_other_versions_are_errors() {
-    let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let mut window = PairingWindow::open(NOW).unwrap();
     let code = window.code(NOW).unwrap().clone();
     let mac = HexBytes([0; CONFIRMATION_LEN]);
     let early = window.answer(NOW, &binding(), &name("rack"), FromClient::Confirm { mac });
@@ -305,7 +341,7 @@ fn codes_are_read_as_people_type_them_and_not_shown_by_debug() {
     for bad in ["", "12345", "1234567", "12345a", "+12345"] {
         assert_eq!(bad.parse::<PairingCode>(), Err(ParseCodeError), "{bad}");
     }
-    let window = PairingWindow::open(NOW, MINUTE).unwrap();
+    let window = PairingWindow::open(NOW).unwrap();
     let digits = window.code(NOW).unwrap().reveal();
     assert_eq!(digits.len(), 6);
     assert!(!format!("{window:?}").contains(digits));
@@ -322,7 +358,7 @@ proptest! {
     ) {
         let mut share = [letter; SHARE_LEN];
         share[1..].copy_from_slice(&point);
-        let mut window = PairingWindow::open(NOW, MINUTE).unwrap();
+        let mut window = PairingWindow::open(NOW).unwrap();
         let start = FromClient::Start {
             version: PAIRING_VERSION,
             name: name("desk"),

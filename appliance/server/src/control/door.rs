@@ -48,6 +48,31 @@ impl Door {
         })
     }
 
+    /// Whether the address rules let a connection to `local` from `remote` in; a refusal has been logged and counted.
+    pub(super) fn admits(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        params: &ControlParams,
+    ) -> bool {
+        let Err(refusal) = lan::admit(local, remote, params) else {
+            return true;
+        };
+        let (reason, hint) = match refusal {
+            Refusal::Routed(_) | Refusal::Public(_) => (
+                RefusedConnection::Routed,
+                "; --allow-routed lets such clients in",
+            ),
+            Refusal::Denied(_) | Refusal::NotAllowed(_) => (RefusedConnection::Listed, ""),
+        };
+        self.refuse(
+            reason,
+            remote,
+            &format!("{refusal}: connection closed{hint}"),
+        );
+        false
+    }
+
     /// A place for the connection to `local` from `remote`, or nothing where it is to be closed: that has been logged and counted.
     pub(super) fn enter(
         self: &Arc<Self>,
@@ -55,19 +80,7 @@ impl Door {
         remote: SocketAddr,
         params: &ControlParams,
     ) -> Option<Place> {
-        if let Err(refusal) = lan::admit(local, remote, params) {
-            let (reason, hint) = match refusal {
-                Refusal::Routed(_) | Refusal::Public(_) => (
-                    RefusedConnection::Routed,
-                    "; --allow-routed lets such clients in",
-                ),
-                Refusal::Denied(_) | Refusal::NotAllowed(_) => (RefusedConnection::Listed, ""),
-            };
-            self.refuse(
-                reason,
-                remote,
-                &format!("{refusal}: connection closed{hint}"),
-            );
+        if !self.admits(local, remote, params) {
             return None;
         }
         let mut state = self.lock();

@@ -26,6 +26,7 @@ use soft_kvm_security::{Fingerprint, tls as keys};
 use super::door::{Door, Place};
 use super::websocket;
 use super::{pair, session};
+use crate::audit::Strangers;
 use crate::context::Context;
 
 /// Time from accepting a connection to its first complete request.
@@ -177,11 +178,13 @@ fn route(
                     .metrics
                     .count_refused_connection(RefusedConnection::Unpaired);
                 tracing::warn!(%remote, key = key.short(), "refused: this key is not paired");
-                context.audit.record_stranger(|more| Event::Refused {
-                    key: key.to_string(),
-                    remote: remote.to_string(),
-                    more,
-                });
+                context
+                    .audit
+                    .record_stranger(Strangers::Refused, |more| Event::Refused {
+                        key: key.to_string(),
+                        remote: remote.to_string(),
+                        more,
+                    });
                 return plain(
                     StatusCode::FORBIDDEN,
                     "not paired: run soft-kvm-client pair",
@@ -229,7 +232,7 @@ fn route(
                 .detach();
             response
         }
-        Err(why) => plain(StatusCode::BAD_REQUEST, why),
+        Err((status, why)) => plain(status, why),
     }
 }
 

@@ -11,15 +11,16 @@ use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::pairing::{FromClient, FromServer, MAX_PAIRING_MESSAGE};
 use soft_kvm_protocol::roles::Role;
 use soft_kvm_security::audit::Event;
-use soft_kvm_security::pairing::{Binding, PairingError, TRY_LIMIT};
+use soft_kvm_security::pairing::{Binding, LONGEST_REST, PairingError, TRY_LIMIT};
 use soft_kvm_security::{Fingerprint, Peer, tls};
 
 use super::websocket::Socket;
-use crate::audit;
+use crate::audit::{self, Strangers};
 use crate::context::Context;
 
-/// A person types the code before the client connects, so this covers two round trips.
-const LIMIT: Duration = TRY_LIMIT;
+/// A person types the code before the client connects, so this covers two round trips, and the time that the refusal of a wrong
+/// code is held back.
+const LIMIT: Duration = TRY_LIMIT.saturating_add(LONGEST_REST);
 
 /// Runs one exchange.
 pub(super) async fn run(
@@ -32,17 +33,19 @@ pub(super) async fn run(
         Timer::after(LIMIT).await;
         bail!("pairing took longer than {} s", LIMIT.as_secs())
     };
-    let outcome = exchange(&mut socket, key, context).or(limit).await;
+    let mut guessed = false;
+    let outcome = exchange(&mut socket, (key, remote), context, &mut guessed)
+        .or(limit)
+        .await;
     let _ = socket.close(None).await;
     let (name, role) = match outcome {
         Ok(paired) => paired,
         Err(error) => {
-            context.audit.record_stranger(|more| Event::PairingFailed {
-                key: key.to_string(),
-                remote: remote.to_string(),
-                why: audit::why(&error),
-                more,
-            });
+            if !guessed {
+                context.audit.record_stranger(Strangers::Pairing, |more| {
+                    failed((key, remote), audit::why(&error), more)
+                });
+            }
             return Err(error.context(format!("{remote}: pairing failed")));
         }
     };
@@ -56,10 +59,21 @@ pub(super) async fn run(
     Ok(())
 }
 
+fn failed((key, remote): (Fingerprint, SocketAddr), why: String, more: u64) -> Event {
+    Event::PairingFailed {
+        key: key.to_string(),
+        remote: remote.to_string(),
+        why,
+        more,
+    }
+}
+
+/// `guessed` becomes true when the window has counted a wrong try, which is in the audit log then.
 async fn exchange(
     socket: &mut Socket,
-    key: Fingerprint,
+    (key, remote): (Fingerprint, SocketAddr),
     context: &Context,
+    guessed: &mut bool,
 ) -> anyhow::Result<(String, Role)> {
     let binding = Binding {
         exporter: tls::export_pairing_binding(socket.get_ref().get_ref().1)?,
@@ -80,9 +94,20 @@ async fn exchange(
         bail!("the try was taken twice");
     };
     let wanted = context.pairing_role();
-    let concluded = context.with_pairing(|window| window.conclude(clock::now(), started, &confirm));
-    if concluded.is_err() {
+    let (concluded, rest) = context.with_pairing(|window| {
+        let (now, left) = (clock::now(), window.tries_left());
+        let concluded = window.conclude(now, started, &confirm);
+        *guessed = window.tries_left() < left;
+        Ok((concluded, window.rests_until().since(now)))
+    })?;
+    if let Err(error) = &concluded {
         context.pairing_changed();
+        if *guessed {
+            // Before the client can end this by leaving. Every one: no window takes more than a few.
+            let failed = failed((key, remote), error.to_string(), 0);
+            context.audit.record(failed);
+            Timer::after(rest).await;
+        }
     }
     let paired = or_tell(socket, concluded).await?;
     let name = paired.client.name.clone();

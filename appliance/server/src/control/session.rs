@@ -28,6 +28,7 @@ use super::clipboard::{self, Share};
 use super::websocket::{Socket, Tls};
 use crate::audit;
 use crate::context::Context;
+use crate::lan::admit;
 use crate::session::{Gate, Outgoing, Session, SessionConfig, sender_config};
 
 /// Time for the first message.
@@ -118,6 +119,8 @@ pub(super) async fn run(
     };
     // What was changed since the role was read did not find this session.
     clients::enforce(context)?;
+    let local = socket.get_ref().get_ref().0.get_ref().local_addr()?;
+    admit(local, remote, context.story().control())?;
     let welcome = Welcome {
         version: PROTOCOL_VERSION,
         name: context.name().to_string(),

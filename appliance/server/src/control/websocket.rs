@@ -6,10 +6,10 @@ use async_tungstenite::tungstenite::handshake::derive_accept_key;
 use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use futures_rustls::server::TlsStream;
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Request, Response, StatusCode};
 use smol_hyper::rt::FuturesIo;
@@ -22,9 +22,19 @@ pub(crate) type Tls = TlsStream<Async<std::net::TcpStream>>;
 /// A WebSocket on a server-side TLS connection.
 pub(crate) type Socket = WebSocketStream<Tls>;
 
-/// The answer that accepts the upgrade, or why the request is none.
-pub(crate) fn accept(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, &'static str> {
+/// The answer that accepts the upgrade, or status and reason of the refusal.
+pub(crate) fn accept<B>(
+    request: &Request<B>,
+) -> Result<Response<Full<Bytes>>, (StatusCode, &'static str)> {
     let headers = request.headers();
+    // A browser names the page that asks. This server has no pages, so it is another site's.
+    if headers.contains_key(ORIGIN) {
+        return Err((StatusCode::FORBIDDEN, "web pages are not let in"));
+    }
+    answer(headers).map_err(|why| (StatusCode::BAD_REQUEST, why))
+}
+
+fn answer(headers: &HeaderMap) -> Result<Response<Full<Bytes>>, &'static str> {
     if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
         return Err("this path is a WebSocket");
     }
@@ -82,4 +92,33 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|value| value.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(origin: Option<&str>) -> Result<StatusCode, (StatusCode, &'static str)> {
+        let mut request = Request::builder()
+            .uri("/control")
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket")
+            .header(SEC_WEBSOCKET_VERSION, "13")
+            .header(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
+            .header(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==");
+        if let Some(origin) = origin {
+            request = request.header(ORIGIN, origin);
+        }
+        let request = request.body(()).expect("a request");
+        accept(&request).map(|response| response.status())
+    }
+
+    #[test]
+    fn a_page_in_a_browser_is_refused() {
+        assert_eq!(status(None), Ok(StatusCode::SWITCHING_PROTOCOLS));
+        for page in ["https://evil.example", "null", "https://192.168.1.5:7755"] {
+            let refused = status(Some(page)).map_err(|(status, _)| status);
+            assert_eq!(refused, Err(StatusCode::FORBIDDEN), "{page}");
+        }
+    }
 }

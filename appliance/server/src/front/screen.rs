@@ -118,16 +118,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::context::PAIRING_TIME;
 
     #[test]
     fn a_code_is_off_the_screen_when_its_time_is_over() {
         let opened = MonoTime::from_nanos(7);
-        let window = PairingWindow::open(opened, PAIRING_TIME).expect("random numbers");
+        let window = PairingWindow::open(opened).expect("random numbers");
         let shown = code(&window, opened);
         assert_eq!(shown.as_ref().map(String::len), Some(6));
-        let last = opened + (PAIRING_TIME - Duration::from_nanos(1));
+        let last = opened + (Duration::from_secs(120) - Duration::from_nanos(1));
         assert_eq!(code(&window, last), shown);
-        assert_eq!(code(&window, opened + PAIRING_TIME), None);
+        assert_eq!(code(&window, opened + Duration::from_secs(120)), None);
     }
 }

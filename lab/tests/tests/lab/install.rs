@@ -16,6 +16,11 @@ const KEY: &str = "/var/lib/soft-kvm/identity.pem";
 /// Purged, nothing is left but what was there before.
 pub(crate) fn package() -> anyhow::Result<()> {
     system::forget_hwdb()?;
+    // There are always others.
+    fs::write(
+        "/usr/lib/udev/hwdb.d/20-others.hwdb",
+        "lab:others\n LAB=1\n",
+    )?;
     // A container's word against starting services, and the manual's index.
     for path in ["/usr/sbin/policy-rc.d", "/var/lib/man-db/auto-update"] {
         if Path::new(path).exists() {
@@ -31,7 +36,12 @@ pub(crate) fn package() -> anyhow::Result<()> {
         "{}",
         status(SERVER)
     );
+    ensure!(dongle()? == "SOFT_KVM_CAPTURE=1", "{}", dongle()?);
+    // The unit by the program's name.
+    let told = systemctl("cat soft-kvm-server.service")?;
+    ensure!(told.contains("Description=Soft KVM server"), "{told}");
     let first = property(SERVER, "MainPID")?;
+    ensure!(property("soft-kvm-server.service", "MainPID")? == first);
     let key = fs::read(KEY)?;
     fs::write(STORY, "import 'default.jsonnet'")?;
 
@@ -59,11 +69,19 @@ pub(crate) fn package() -> anyhow::Result<()> {
         status(SERVER)
     );
     ensure!(fs::read(KEY)? == key, "another key");
+    ensure!(dongle()?.is_empty(), "udev still knows: {}", dongle()?);
     fs::remove_file(STORY)?;
     dpkg(&["--purge", "soft-kvm"])?;
     let left = ours()?;
     ensure!(left == before, "left over:\n{left}");
     Ok(())
+}
+
+/// What udev knows of a capture dongle.
+fn dongle() -> anyhow::Result<String> {
+    let asked = "soft-kvm:video:v534dp2109:USB Video: USB Video";
+    let told = guest::run(Command::new("systemd-hwdb").args(["query", asked]))?;
+    Ok(told.trim().to_owned())
 }
 
 fn dpkg(words: &[&str]) -> anyhow::Result<()> {

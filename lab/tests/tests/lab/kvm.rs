@@ -137,7 +137,7 @@ impl Server {
         let port = port.context("the server has no page")?;
         let script = format!(
             "exec 3<>/dev/tcp/127.0.0.1/{port}; \
-             printf 'GET /metrics HTTP/1.1\\r\\nHost: lab\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3"
+             printf 'GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3"
         );
         let id = self.process.id().to_string();
         guest::run(Command::new("nsenter").args(["-t", &id, "-n", "bash", "-c", &script]))

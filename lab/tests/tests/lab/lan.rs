@@ -1,11 +1,13 @@
 //! LAN only: a client on the link is served, one behind a router gets no byte back.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use soft_kvm_lab_tests::guest::{self, Namespace};
 
-use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
+use crate::kvm::{self, Client, Host, PORT, SOON, Seat, Server, TARGET};
 
 const SOURCE: &[&str] = &[
     "--no-discovery",
@@ -69,7 +71,8 @@ fn seen(host: &Namespace, protocol: &str, name: &str) -> anyhow::Result<u64> {
     Ok(value.parse()?)
 }
 
-/// On the link over IPv4, IPv6 and link-local; behind the router over IPv4 and IPv6; the same with `--allow-routed`.
+/// On the link over IPv4, IPv6 and link-local; behind the router over IPv4 and IPv6; the same with `allow_routed`, until it is
+/// taken back.
 pub(crate) fn only() -> anyhow::Result<()> {
     let network = Network::new()?;
     let host = Host::Namespace(&network.target);
@@ -111,17 +114,110 @@ pub(crate) fn only() -> anyhow::Result<()> {
     );
     server.stop()?;
 
-    let server = Server::start(host, &[SOURCE, &["--allow-routed"]].concat())?;
+    let story = guest::folder("story")?.join("story.jsonnet");
+    let allow_routed = |allow: bool| {
+        let text =
+            format!("(import 'default.jsonnet') + {{ control+: {{ allow_routed: {allow} }} }}");
+        std::fs::write(&story, text).context("writing the story")
+    };
+    allow_routed(true)?;
+    let words = ["--story", &story.to_string_lossy()];
+    let server = Server::start(host, &[SOURCE, &words].concat())?;
     let code = server.new_code(host)?;
     far.pair(&format!("10.1.0.1:{PORT}"), &code)
         .context("the route itself does not work")?;
     let answers = seen(&network.far, "Tcp:", "InSegs")? - before;
     ensure!(answers > 0, "the figure does not count");
+
+    let address = format!("10.1.0.1:{PORT}");
+    let clients = [near.connect(&address, &[])?, far.connect(&address, &[])?];
+    let connected = |client: &Client| client.process.output().matches("connected").count();
+    for client in &clients {
+        guest::wait_for("a connection", SOON, || {
+            (connected(client) > 0).then_some(())
+        })
+        .with_context(|| server.process.output())?;
+    }
+    allow_routed(false)?;
+    guest::wait_for("the end of both sessions", SOON, || {
+        let output = server.process.output();
+        (output.matches("session: disconnected").count() == 2).then_some(())
+    })
+    .with_context(|| server.process.output())?;
+    let [on_link, behind] = clients;
+    guest::wait_for("the client on the link", SOON, || {
+        let output = server.process.output();
+        (output.matches("session: connected").count() == 3).then_some(())
+    })
+    .with_context(|| server.process.output())?;
+    on_link.stop()?;
+    behind.stop()?;
+    // What was on its way.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = seen(&network.far, "Tcp:", "InSegs")?;
+    let code = server.new_code(host)?;
+    ensure!(far.pair(&address, &code).is_err(), "it came back");
+    let more = seen(&network.far, "Tcp:", "InSegs")? - before;
+    ensure!(
+        more == 0,
+        "{more} segments came back when it was taken back"
+    );
     server.stop()?;
     guest::tell(format!(
-        "3 addresses on the link answer; behind a router 0 segments come back, {answers} with --allow-routed"
+        "3 addresses on the link answer; behind a router 0 segments come back, {answers} with allow_routed"
     ));
     Ok(())
+}
+
+/// The addresses alone decide: a host on the same cable, which every TTL reaches, with an address of a network that the server
+/// is not in. It gets in while the server has an address of that network.
+pub(crate) fn links() -> anyhow::Result<()> {
+    let (target, near) = kvm::two_hosts()?;
+    let ip = |host: &Namespace, words: &str| {
+        guest::run(host.command("ip").args(words.split(' '))).map(drop)
+    };
+    ip(&near, "address add 10.2.0.1/24 dev target")?;
+    ip(&near, "route replace 10.1.0.0/24 dev target src 10.2.0.1")?;
+    ip(&target, "route replace 10.2.0.0/24 dev seat")?;
+    let host = Host::Namespace(&target);
+    let mut server = Server::start(host, SOURCE)?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    let refused = |server: &Server| -> anyhow::Result<u64> {
+        let page = server.metrics()?;
+        let figure = "soft_kvm_connections_refused_total{reason=\"routed\"} ";
+        let value = page.lines().find_map(|line| line.strip_prefix(figure));
+        Ok(value.context("no such figure")?.trim().parse()?)
+    };
+    ensure!(seat.pair(TARGET, server.code()?).is_err(), "it is let in");
+    server
+        .process
+        .wait_line("10.2.0.1 is not on this machine's links", SOON)?;
+    let before = refused(&server)?;
+    ensure!(before > 0, "not counted");
+    ip(&target, "address add 10.2.0.9/24 dev seat")?;
+    seat.pair(TARGET, &server.new_code(host)?)
+        .context("on the link since a moment")?;
+    ensure!(refused(&server)? == before, "refused on the link");
+    ip(&target, "address del 10.2.0.9/24 dev seat")?;
+    ip(&target, "route replace 10.2.0.0/24 dev seat")?;
+    let again = Seat::named("again", Host::Namespace(&near))?;
+    let code = server.new_code(host)?;
+    ensure!(again.pair(TARGET, &code).is_err(), "let in off the link");
+    ensure!(refused(&server)? > before, "not refused off the link");
+    server.stop()?;
+    Ok(())
+}
+
+/// Whether `host` can read the server's page for Prometheus.
+fn scrapes(host: &Namespace, server: &Server) -> anyhow::Result<bool> {
+    let port = server.ready("metrics_port").and_then(Value::as_u64);
+    let port = port.context("the server has no page")?;
+    let script = format!(
+        "exec 3<>/dev/tcp/10.1.0.1/{port} && \
+         printf 'GET /metrics HTTP/1.1\\r\\nHost: 10.1.0.1\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3"
+    );
+    let told = host.command("bash").args(["-c", &script]).output()?;
+    Ok(String::from_utf8_lossy(&told.stdout).contains("soft_kvm_"))
 }
 
 /// The story's lists: a client that is denied while it is connected is cut off and gets in no more, one that is not among the
@@ -130,7 +226,9 @@ pub(crate) fn lists() -> anyhow::Result<()> {
     let (target, near) = kvm::two_hosts()?;
     let story = guest::folder("story")?.join("story.jsonnet");
     let tell = |lists: &str| {
-        let text = format!("(import 'default.jsonnet') + {{ control+: {{ {lists} }} }}");
+        let text = format!(
+            "(import 'default.jsonnet') + {{ control+: {{ {lists} }}, metrics+: {{ address: '::' }} }}"
+        );
         std::fs::write(&story, text).context("writing the story")
     };
     tell("")?;
@@ -156,6 +254,8 @@ pub(crate) fn lists() -> anyhow::Result<()> {
             (server.process.output().matches(reason).count() >= before + 2).then_some(())
         })
         .with_context(|| server.process.output())?;
+        ensure!(!scrapes(&near, &server)?, "{lists}: the metrics are read");
+        server.metrics().context("its own host reads them")?;
         client.stop().map(drop)?;
         tell("deny: ['10.1.0.3', '192.168.0.0/16'], allow: ['10.1.0.0/24']")?;
         let back = guest::wait_for("a connection again", SOON, || {
@@ -172,6 +272,7 @@ pub(crate) fn lists() -> anyhow::Result<()> {
             .then_some(())
         });
         back.with_context(|| server.process.output())?;
+        ensure!(scrapes(&near, &server)?, "{lists}: no metrics");
         tell("")?;
     }
     server.stop()?;

@@ -216,6 +216,7 @@ const TESTS: &[LabTest] = &[
         timeout: Duration::from_secs(90),
         ..LabTest::new("lan-only", &[lan::only])
     },
+    LabTest::new("lan-only-links", &[lan::links]),
     LabTest {
         timeout: Duration::from_secs(90),
         ..LabTest::new("lan-only-lists", &[lan::lists])

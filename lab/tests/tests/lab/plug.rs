@@ -52,6 +52,7 @@ pub(crate) fn starts() -> anyhow::Result<()> {
     );
     guest::modprobe("vivid", HDMI)?;
     becomes(SERVER, "ActiveState", "active", SOON)?;
+    belongs("/dev/video0", "video 660", true)?;
     let seat = Seat::new(Host::Kernel)?;
     pair(|code| seat.pair(HERE, code))?;
 
@@ -76,12 +77,40 @@ fn local_hwdb() -> anyhow::Result<()> {
 /// `/dev/uinput` belongs to the group that the rule names.
 fn permissions() -> anyhow::Result<()> {
     guest::run(Command::new("udevadm").args(["trigger", "--settle", "--subsystem-match=misc"]))?;
-    let told = guest::run(Command::new("stat").args(["--format=%G %a", "/dev/uinput"]))?;
-    ensure!(told.trim() == "input 660", "/dev/uinput: {told}");
-    let tags =
-        guest::run(Command::new("udevadm").args(["info", "--query=property", "/dev/uinput"]))?;
-    ensure!(tags.contains(":uaccess:"), "{tags}");
-    Ok(())
+    belongs("/dev/uinput", "input 660", true)
+}
+
+/// Waits until the node has this group and mode, and is or is not for programs of the local session.
+fn belongs(node: &str, access: &str, session: bool) -> anyhow::Result<()> {
+    let told = || -> anyhow::Result<(String, String)> {
+        let access = guest::run(Command::new("stat").args(["--format=%G %a", node]))?;
+        let known = guest::run(Command::new("udevadm").args(["info", "--query=property", node]))?;
+        Ok((access.trim().to_owned(), known))
+    };
+    guest::wait_for(&format!("access to {node}"), SOON, || {
+        let (now, known) = told().ok()?;
+        (now == access && known.contains(":uaccess:") == session).then_some(())
+    })
+    .with_context(|| format!("{node} is not {access}: {:?}", told()))
+}
+
+/// The nodes of keyboards and mice that udev knows to be the operator's, and the others.
+fn operators() -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let (mut named, mut others) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir("/dev/input")? {
+        let node = entry?.path().to_string_lossy().into_owned();
+        if !node.contains("/event") {
+            continue;
+        }
+        let known = guest::run(Command::new("udevadm").args(["info", "--query=property", &node]))?;
+        let list = if known.contains("SOFT_KVM_OPERATOR=") {
+            &mut named
+        } else {
+            &mut others
+        };
+        list.push(node);
+    }
+    Ok((named, others))
 }
 
 /// Opens a pairing window on the server's console and hands the code on.
@@ -201,7 +230,7 @@ fn await_pictures(before: u64) -> anyhow::Result<()> {
 fn frames(stage: &str) -> anyhow::Result<u64> {
     let mut page = TcpStream::connect(("127.0.0.1", 9090))?;
     page.set_read_timeout(Some(SOON))?;
-    page.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+    page.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     page.read_to_string(&mut text)?;
     let name = format!("soft_kvm_frames_total{{stage=\"{stage}\"}} ");
@@ -242,6 +271,15 @@ fn keyboard() -> anyhow::Result<()> {
         "plug: the keyboard types on the server {} ms after it came",
         start.elapsed().as_millis()
     ));
+    belongs("/dev/hidg0", "input 660", true)?;
+    // Programs of the session read the operator's keyboard, and no other.
+    let (named, others) = operators()?;
+    ensure!(!named.is_empty() && others.contains(&twin.to_string_lossy().into_owned()));
+    for (nodes, session) in [(named, true), (others, false)] {
+        for node in nodes {
+            belongs(&node, "input 660", session)?;
+        }
+    }
     let keys = Reader::start(&twin)?;
     for usage in [USAGE_A, 0] {
         fs::write(&hardware, [0, 0, usage, 0, 0, 0, 0, 0])?;

@@ -77,15 +77,16 @@ pub fn interface_index(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
 }
 
-/// Sets TTL (and hop limit, if the socket is an IPv6 one) of what the socket sends; 1 keeps it on the link. Connections
-/// accepted from a listener inherit it, so that not even the answer to a SYN passes a router.
+/// Sets TTL (and hop limit, if the socket is an IPv6 one) of what the socket sends; 1 keeps it on the link, nothing is the
+/// system's usual one. Connections accepted from a listener inherit it, so that not even the answer to a SYN passes a router.
 ///
 /// # Errors
 /// The kernel's.
-pub fn limit_hops(socket: &impl AsFd, v6: bool, hops: u8) -> io::Result<()> {
-    setsockopt(socket, sockopt::Ipv4Ttl, &i32::from(hops))?;
+pub fn limit_hops(socket: &impl AsFd, v6: bool, hops: Option<u8>) -> io::Result<()> {
+    let hops = hops.map_or(-1, i32::from);
+    setsockopt(socket, sockopt::Ipv4Ttl, &hops)?;
     if v6 {
-        setsockopt(socket, sockopt::Ipv6Ttl, &i32::from(hops))?;
+        setsockopt(socket, sockopt::Ipv6Ttl, &hops)?;
     }
     Ok(())
 }
@@ -145,10 +146,18 @@ impl UdpSocket {
         Ok(own)
     }
 
+    /// Sets TTL and hop limit anew, as [`limit_hops`] does.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn limit_hops(&self, hops: Option<u8>) -> io::Result<()> {
+        limit_hops(&self.fd, self.family == AddressFamily::Inet6, hops)
+    }
+
     fn set_header_fields(&self, options: &UdpOptions) -> io::Result<()> {
         let v6 = self.family == AddressFamily::Inet6;
-        if let Some(hops) = options.hop_limit {
-            limit_hops(&self.fd, v6, hops)?;
+        if options.hop_limit.is_some() {
+            self.limit_hops(options.hop_limit)?;
         }
         if let Some(dscp) = options.dscp {
             if dscp > 63 {

@@ -114,6 +114,10 @@ fn options_reach_the_kernel() -> io::Result<()> {
         "{sizes:?}"
     );
     assert_eq!(getsockopt(&socket, sockopt::Ipv4Ttl)?, 1);
+    socket.limit_hops(None)?;
+    assert!(getsockopt(&socket, sockopt::Ipv4Ttl)? > 1, "the usual one");
+    socket.limit_hops(Some(1))?;
+    assert_eq!(getsockopt(&socket, sockopt::Ipv4Ttl)?, 1);
     assert_eq!(getsockopt(&socket, sockopt::Ipv4Tos)?, 34 << 2);
     let bad = UdpOptions {
         dscp: Some(64),
