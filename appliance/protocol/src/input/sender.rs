@@ -19,6 +19,8 @@ const KEEP_ALIVE_HELD: Duration = Duration::from_millis(60);
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(1);
 /// Longest that motion waits to be merged, when the sender is behind.
 const MERGE: Duration = Duration::from_millis(1);
+/// With more unacknowledged reports than this the sender is behind: each datagram repeats them all.
+const CROWD: usize = 8;
 /// Unacknowledged bytes in flight beyond which nothing new is sent.
 const WINDOW: usize = 4 * MAX_DATAGRAM;
 /// Bytes of reports beyond which one datagram may not hold them all beside a full snapshot.
@@ -193,7 +195,7 @@ impl InputSender {
         let only_motion = |events: &[InputEvent]| {
             events.iter().all(|event| event.kind == EventType::REL) && !events.is_empty()
         };
-        if !self.is_behind() || !self.has_unsent() || report.unfinished {
+        if !self.is_crowded() || !self.has_unsent() || report.unfinished {
             return false;
         }
         let Some(last) = self.reports.back().copied() else {
@@ -363,8 +365,20 @@ impl InputSender {
         self.end() > self.sent_end
     }
 
+    /// The unacknowledged reports do not fit in one datagram.
     const fn is_behind(&self) -> bool {
         self.bytes > ONE_DATAGRAM
+    }
+
+    /// Motion is worth adding up.
+    fn is_crowded(&self) -> bool {
+        self.is_behind() || self.reports.len() > CROWD
+    }
+
+    /// The newest report may wait for its successors.
+    fn may_wait(&self) -> bool {
+        let only_motion = self.reports.back().is_some_and(|newest| !newest.urgent);
+        self.is_behind() || self.is_crowded() && only_motion
     }
 
     fn due(&self) -> MonoTime {
@@ -382,7 +396,7 @@ impl InputSender {
             due = due.min(last_sent + self.patience());
         }
         if self.may_send_new() {
-            due = due.min(if self.is_behind() {
+            due = due.min(if self.may_wait() {
                 last_sent + MERGE
             } else {
                 MonoTime::ZERO
