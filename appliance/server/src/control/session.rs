@@ -35,6 +35,8 @@ use crate::session::{Gate, Outgoing, Session, SessionConfig, sender_config};
 const HELLO: Duration = Duration::from_secs(5);
 /// A client that says nothing for so long, on no way, is gone; it sends a clock probe each second.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How often the story's lists are looked at.
+const LISTS: Duration = Duration::from_secs(1);
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(300);
 
@@ -150,8 +152,11 @@ pub(super) async fn run(
     let (mut sender, mut receiver) = socket.split();
     let heard = AtomicU64::new(clock::now().as_nanos());
     let ends = (&mut sender, &mut receiver);
-    let talk = converse(ends, &outgoing, (&session, remote), context, &heard);
-    let outcome = talk.or(silence(&heard, &session)).await;
+    let talk = converse(ends, &outgoing, &session, context, &heard);
+    let outcome = talk
+        .or(silence(&heard, &session))
+        .or(unlisted(remote, context))
+        .await;
     let goodbye = async {
         let _ = sender.close(None).await;
     };
@@ -210,10 +215,20 @@ async fn silence(heard: &AtomicU64, session: &Session) -> anyhow::Result<()> {
     }
 }
 
+/// Ends when a story that was changed meanwhile lets the address in no more, whatever the client says or does not say.
+async fn unlisted(remote: SocketAddr, context: &Context) -> anyhow::Result<()> {
+    loop {
+        Timer::after(LISTS).await;
+        let story = context.story();
+        let control = story.control();
+        lan::listed(remote.ip(), &control.allow, &control.deny)?;
+    }
+}
+
 async fn converse(
     (sender, receiver): (&mut WebSocketSender<Tls>, &mut WebSocketReceiver<Tls>),
     outgoing: &async_channel::Receiver<Outgoing>,
-    (session, remote): (&Arc<Session>, SocketAddr),
+    session: &Arc<Session>,
     context: &Arc<Context>,
     heard: &AtomicU64,
 ) -> anyhow::Result<()> {
@@ -258,10 +273,6 @@ async fn converse(
                         };
                         match message {
                             FromClient::Ping { t0 } => {
-                                // Each second: the story may have been changed meanwhile.
-                                let control = context.story();
-                                let control = control.control();
-                                lan::listed(remote.ip(), &control.allow, &control.deny)?;
                                 // Answered here and not through the queue: the stamps have to be close.
                                 let pong = FromServer::Pong {
                                     t0,
