@@ -42,6 +42,14 @@ impl InputHandler for Pointer {
     }
 }
 
+/// The next datagram that is there by `now`.
+fn arrived(wire: &mut VecDeque<(u64, Vec<u8>)>, now: u64) -> Option<Vec<u8>> {
+    let due = wire.front().is_some_and(|(due, _)| *due <= now);
+    due.then(|| wire.pop_front())
+        .flatten()
+        .map(|(_, bytes)| bytes)
+}
+
 /// What a second of motion came to.
 struct Second {
     pointer: Pointer,
@@ -92,7 +100,7 @@ fn second(rate: u64, delay: Duration) -> Second {
             next += 1_000_000_000 / rate;
         }
         if now < 1_000_000_000 && now >= next_key {
-            let down = seen.at_keys.len() % 2 == 0;
+            let down = seen.at_keys.len().is_multiple_of(2);
             push(InputEvent::key(KeyCode(0x110), down));
             seen.pushed += 1;
             seen.at_keys.push(seen.path);
@@ -108,11 +116,11 @@ fn second(rate: u64, delay: Duration) -> Second {
         if receiver.poll_transmit(clock, &mut buffer) {
             wire[1].push_back((now + delay, buffer.clone()));
         }
-        while let Some((_, bytes)) = wire[0].pop_front_if(|(due, _)| *due <= now) {
+        while let Some(bytes) = arrived(&mut wire[0], now) {
             let taken = receiver.handle_datagram(clock, &bytes, &mut seen.pointer);
             taken.expect("our own bytes");
         }
-        while let Some((_, bytes)) = wire[1].pop_front_if(|(due, _)| *due <= now) {
+        while let Some(bytes) = arrived(&mut wire[1], now) {
             sender.handle_ack(clock, &bytes).expect("our own bytes");
         }
     }
