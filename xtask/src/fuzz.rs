@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: every target of `fuzz/` for a while, two at a time. Each counts as one test.
+//! `cargo xtask fuzz`: every target of `fuzz/` for a while, one more at a time than there are processors. Each counts as one test.
 //!
 //! The flags are those of cargo-fuzz; using them directly saves installing it.
 
@@ -117,8 +117,10 @@ fn run_all(
     let programs = build_folder.join(host).join("release");
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
+    // Who waits for the disk or for the start of another run leaves a processor to the third.
+    let at_a_time = thread::available_parallelism().map_or(2, |count| count.get() + 1);
     thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..at_a_time {
             scope.spawn(|| {
                 while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let result = fuzz_one(&programs, target, options.seconds);
