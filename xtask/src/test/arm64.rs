@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use super::{Ledger, Options, Program};
 use crate::{metadata, setup, shell};
 
-pub(super) const TRIPLE: &str = "aarch64-unknown-linux-gnu";
+const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64-static";
 /// Where Debian's cross compiler has the target's C library.

@@ -372,11 +372,7 @@ pub(super) fn is_ours(gadget: &str) -> bool {
 
 /// Removes what killed processes left; gadgets of living ones stay.
 pub(super) fn remove_leftovers() -> Result<(), GadgetError> {
-    for entry in fs::read_dir(GADGETS).into_iter().flatten().flatten() {
-        if !entry.file_name().to_str().is_some_and(is_ours) {
-            continue;
-        }
-        let folder = entry.path();
+    for folder in left() {
         let file = File::open(&folder).map_err(GadgetError::at(&folder))?;
         if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
             tracing::info!(gadget = %folder.display(), "removing what an earlier server left");
@@ -388,9 +384,15 @@ pub(super) fn remove_leftovers() -> Result<(), GadgetError> {
 
 /// Whether there is any gadget that a server made.
 pub(super) fn is_any_left() -> bool {
+    left().next().is_some()
+}
+
+/// The folders of all gadgets that servers made.
+fn left() -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(GADGETS).into_iter().flatten().flatten();
-    let mut names = entries.map(|entry| entry.file_name());
-    names.any(|name| name.to_str().is_some_and(is_ours))
+    entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_ours))
+        .map(|entry| entry.path())
 }
 
 /// Takes a gadget apart, also a half made one, in the reverse order of its making.
