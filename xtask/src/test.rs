@@ -18,6 +18,7 @@ use crate::{lab, metadata, setup, shell};
 
 mod again;
 mod arm64;
+mod beside;
 
 /// A test program that runs longer than this is killed and counts as failed.
 const LIMIT_SECONDS: &str = "1500";
@@ -122,6 +123,11 @@ impl Ledger {
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     setup::try_run(setup::Purpose::Test);
     let mut ledger = Ledger::default();
+    // Alone, or where it may have no such test, it shows what it does at once.
+    let alone = options.tier == [Tier::Arm64] || !options.names.is_empty();
+    let beside = (options.runs(Tier::Arm64) && !alone)
+        .then(|| beside::Beside::start(Tier::Arm64, options))
+        .transpose()?;
     let mut programs = Vec::new();
     if TIERS
         .iter()
@@ -133,7 +139,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         programs = build(command, &mut ledger)?;
     }
     for (tier, name, run_tier) in TIERS {
-        if !options.runs(tier) {
+        if !options.runs(tier) || (tier == Tier::Arm64 && beside.is_some()) {
             continue;
         }
         shell::headline(&format!("{name} tests"));
@@ -144,6 +150,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             ledger.fail(format!("the {name} tier ran no tests"));
         }
         println!("{name} tests took {} s", start.elapsed().as_secs());
+    }
+    if let Some(beside) = beside {
+        shell::headline("arm64 tests, beside the others");
+        let start = Instant::now();
+        beside.finish("arm64", &mut ledger)?;
+        println!("waited {} s for arm64 tests", start.elapsed().as_secs());
     }
     if ledger.counts.total() == 0 {
         ledger.fail("no test has such a name".to_owned());

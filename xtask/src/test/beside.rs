@@ -1,0 +1,132 @@
+//! A tier beside the others: these mostly wait for kernels and clocks, and its processes take only processors that are idle.
+
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context as _;
+use clap::ValueEnum as _;
+
+use super::{Ledger, Options, Tier};
+use crate::outcome::Counts;
+use crate::{metadata, shell};
+
+/// A tier in a process of its own. Killed when dropped before its end.
+#[derive(Debug)]
+pub(super) struct Beside {
+    child: Child,
+    /// What it prints, for the end.
+    log: File,
+}
+
+impl Beside {
+    pub(super) fn start(tier: Tier, options: &Options) -> anyhow::Result<Self> {
+        let name = tier.to_possible_value().context("every tier has a name")?;
+        let folder = metadata::read("Cargo.toml")?.target_directory;
+        fs::create_dir_all(&folder)?;
+        let log = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(folder.join(format!("{}-tests.log", name.get_name())))?;
+        // Idle by the scheduler's class: it never takes a processor from a test that wants one.
+        let mut command = Command::new("chrt");
+        command
+            .args(["--idle", "0"])
+            .arg(std::env::current_exe()?)
+            .args(["test", "--tier", name.get_name()])
+            .args(&options.names)
+            .current_dir(shell::root())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {command:?}"))?;
+        Ok(Self { child, log })
+    }
+
+    /// Waits for its end, prints what it printed, and counts.
+    pub(super) fn finish(mut self, what: &str, ledger: &mut Ledger) -> anyhow::Result<()> {
+        let status = self.child.wait()?;
+        self.log.seek(SeekFrom::Start(0))?;
+        let mut told = None;
+        let mut flaky = Vec::new();
+        shell::each_line(&self.log, &mut |line| {
+            if let Some(counts) = counts(line) {
+                told = Some(counts);
+            } else {
+                println!("{line}");
+                flaky.extend(flaky_test(line).map(str::to_owned));
+            }
+        })?;
+        ledger.flaky.append(&mut flaky);
+        let counts = told.unwrap_or_default();
+        ledger.counts += counts;
+        if counts.failed > 0 {
+            ledger.failures.push(format!("{what}: {}", counts.failed));
+        } else if !status.success() {
+            ledger.fail(format!("{what}: {status}"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // Has ended, or nobody waits for it any more.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `N passed, N failed, N skipped`, alone on a line.
+fn counts(line: &str) -> Option<Counts> {
+    let mut numbers = line.split(", ").zip(["passed", "failed", "skipped"]);
+    let mut next = || -> Option<usize> {
+        let (part, what) = numbers.next()?;
+        part.strip_suffix(what)?.trim_end().parse().ok()
+    };
+    let found = Counts {
+        passed: next()?,
+        failed: next()?,
+        skipped: next()?,
+    };
+    // Whatever follows, the line is another one.
+    (line == found.to_string()).then_some(found)
+}
+
+fn flaky_test(line: &str) -> Option<&str> {
+    line.strip_prefix("flaky: ")?
+        .strip_suffix(" failed, then passed by itself")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_last_line_of_a_run_and_nothing_else() {
+        let found = counts("239 passed, 1 failed, 2 skipped").expect("it is one");
+        assert_eq!((found.passed, found.failed, found.skipped), (239, 1, 2));
+        for other in [
+            "",
+            "1 passed",
+            "a passed, 0 failed, 0 skipped",
+            "1 passed, 0 failed, 0 skipped, 1 more",
+            "test result: ok. 2 passed; 0 failed",
+        ] {
+            assert_eq!(counts(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn flaky_tests_stay_flaky() {
+        assert_eq!(
+            flaky_test("flaky: x lab: stall failed, then passed by itself"),
+            Some("x lab: stall")
+        );
+        assert_eq!(flaky_test("failed: x"), None);
+    }
+}
