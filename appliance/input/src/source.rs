@@ -32,6 +32,17 @@ pub enum SourceError {
         /// What to do, with a leading separator, or empty.
         hint: &'static str,
     },
+    /// More devices than a server takes.
+    #[error(
+        "{path}: not taken, {limit} input devices are already; unplug one, or name the wanted ones with --grab",
+        path = path.display()
+    )]
+    TooMany {
+        /// The node of the one too many.
+        path: PathBuf,
+        /// How many there may be.
+        limit: usize,
+    },
 }
 
 /// What a device is to its user.

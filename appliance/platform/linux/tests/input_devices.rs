@@ -12,7 +12,7 @@ use soft_kvm_platform_linux::evdev::{self, EvdevSource, Selection};
 use soft_kvm_platform_linux::uinput::UinputSink;
 use soft_kvm_protocol::input::codes::{led, rel};
 use soft_kvm_protocol::input::{
-    DeviceDescriptor, DeviceId, EventType, InputEvent, KeyCode, LedState, Repeat,
+    DeviceDescriptor, DeviceId, EventType, InputEvent, KeyCode, LedState, MAX_DEVICES, Repeat,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -97,6 +97,7 @@ struct Told {
     grabbed: Vec<DeviceId>,
     removed: Vec<DeviceId>,
     reports: Vec<(MonoTime, Vec<InputEvent>)>,
+    problems: Vec<String>,
 }
 
 fn wait(source: &mut EvdevSource, told: &mut Told, done: impl Fn(&Told) -> bool) {
@@ -104,6 +105,7 @@ fn wait(source: &mut EvdevSource, told: &mut Told, done: impl Fn(&Told) -> bool)
     while !done(told) {
         assert!(start.elapsed() < PATIENCE, "still only {told:?}");
         pump(source, told);
+        assert_eq!(told.problems, [""; 0]);
     }
 }
 
@@ -117,7 +119,7 @@ fn pump(source: &mut EvdevSource, told: &mut Told) {
             SourceEvent::Grabbed(id) => told.grabbed.push(id),
             SourceEvent::Removed(id) => told.removed.push(id),
             SourceEvent::Report(report) => told.reports.push((report.time, report.events.to_vec())),
-            SourceEvent::Problem(error) => panic!("{error}"),
+            SourceEvent::Problem(error) => told.problems.push(error.to_string()),
             _ => {}
         })
         .expect("the source goes on");
@@ -318,6 +320,77 @@ fn unplugged_and_plugged_again() {
     assert_ne!(told.grabbed.first(), told.grabbed.last(), "a new id");
     hardware.report(&[key(KeyCode::A, true)]);
     wait(&mut source, &mut told, |told| told.reports.len() == 1);
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn one_device_too_many_is_told_once_and_taken_when_another_goes() {
+    let names: Vec<String> = (0..=MAX_DEVICES)
+        .map(|n| format!("Lab Crowd {n}"))
+        .collect();
+    let mut crowd: Vec<_> = names.iter().map(|name| Hardware::plug(name)).collect();
+    let mut source = EvdevSource::new(Selection::Named(names)).expect("a source");
+    let mut told = Told::default();
+    let start = Instant::now();
+    while told.added.len() < MAX_DEVICES || told.problems.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "still only {told:?}");
+        pump(&mut source, &mut told);
+    }
+    // Others come and go meanwhile.
+    for _ in 0..3 {
+        drop(Hardware::plug("Lab Passer-by"));
+        pump(&mut source, &mut told);
+    }
+    let [problem] = told.problems.as_slice() else {
+        panic!("not told once: {:?}", told.problems);
+    };
+    assert!(problem.contains("64 input devices"), "{problem}");
+    assert_eq!(told.added.len(), MAX_DEVICES);
+    told.problems.clear();
+    crowd.remove(3);
+    wait(&mut source, &mut told, |told| {
+        told.removed.len() == 1 && told.added.len() == MAX_DEVICES + 1
+    });
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn a_held_key_repeats_at_the_target_by_itself() {
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let device = DeviceDescriptor {
+        id: DeviceId(7),
+        name: "Lab Repeating Twin".to_owned(),
+        keys: vec![KeyCode::A],
+        repeat: Some(Repeat {
+            delay_ms: 100,
+            period_ms: 20,
+        }),
+        ..DeviceDescriptor::default()
+    };
+    let node = sink.add_device(&device).expect("a twin");
+    let target = Evdev::open(&node).expect("the twin's node");
+    let mut set = |down| {
+        sink.apply(MonoTime::ZERO, device.id, &[key(KeyCode::A, down)], false)
+            .expect("the twin takes it");
+    };
+    set(true);
+    let values = |events: Vec<InputEvent>| -> Vec<i32> {
+        let keys = events
+            .into_iter()
+            .filter(|event| event.kind == EventType::KEY);
+        keys.map(|event| event.value).collect()
+    };
+    // Each with its SYN_REPORT.
+    assert_eq!(values(read_all(&target, 12)), [1, 2, 2, 2, 2, 2]);
+    set(false);
+    let rest = until("the release", || {
+        let rest = values(read_all(&target, 1));
+        rest.contains(&0).then_some(rest)
+    });
+    assert_eq!(rest.last(), Some(&0), "nothing after the release: {rest:?}");
+    std::thread::sleep(Duration::from_millis(200));
+    let mut events = [RawEvent::zeroed(); 8];
+    assert!(target.read_events(&mut events).is_err(), "it still repeats");
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct EvdevSource {
     devices: Vec<OpenDevice>,
     /// Nodes that were looked at and not taken.
     passed: Vec<PathBuf>,
+    /// Those of them that wait until another device goes.
+    waiting: Vec<PathBuf>,
     next_id: u16,
     grab: bool,
     scan: bool,
@@ -75,6 +77,7 @@ impl EvdevSource {
             waker: waker::Waker::new().map_err(watch("eventfd"))?,
             devices: Vec::new(),
             passed: Vec::new(),
+            waiting: Vec::new(),
             next_id: 1,
             grab: false,
             scan: true,
@@ -105,11 +108,12 @@ impl EvdevSource {
     fn scan(&mut self, each: &mut dyn FnMut(SourceEvent<'_>)) {
         self.watch_folders();
         let nodes = nodes();
-        self.passed
-            .retain(|path| nodes.iter().any(|(_, node)| node == path));
+        for paths in [&mut self.passed, &mut self.waiting] {
+            paths.retain(|path| nodes.iter().any(|(_, node)| node == path));
+        }
         for (_, path) in nodes {
             let known = self.devices.iter().any(|device| device.path == path);
-            if known || self.passed.contains(&path) || self.devices.len() >= MAX_DEVICES {
+            if known || self.passed.contains(&path) {
                 continue;
             }
             match self.take_up(&path) {
@@ -124,6 +128,9 @@ impl EvdevSource {
                 Ok(None) => self.passed.push(path),
                 Err(error) => {
                     each(SourceEvent::Problem(&error));
+                    if matches!(error, SourceError::TooMany { .. }) {
+                        self.waiting.push(path.clone());
+                    }
                     self.passed.push(path);
                 }
             }
@@ -147,6 +154,12 @@ impl EvdevSource {
         let Some(descriptor) = descriptor else {
             return Ok(None);
         };
+        if self.devices.len() >= MAX_DEVICES {
+            return Err(SourceError::TooMany {
+                path: path.to_owned(),
+                limit: MAX_DEVICES,
+            });
+        }
         self.next_id = self.next_id.wrapping_add(1);
         if let Some(guard) = &self.guard {
             guard
@@ -252,6 +265,11 @@ impl EvdevSource {
             }
             !device.gone
         });
+        if self.devices.len() < MAX_DEVICES && !self.waiting.is_empty() {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.passed.retain(|path| !waiting.contains(path));
+            self.scan = true;
+        }
     }
 }
 
@@ -281,7 +299,7 @@ impl InputSource for EvdevSource {
         if self.is_ready(1) {
             while self.inotify.read_events().is_ok() {}
             // A node whose permissions changed is worth another look.
-            self.passed.clear();
+            self.passed.retain(|path| self.waiting.contains(path));
             self.scan = true;
         }
         self.read_devices(each);
