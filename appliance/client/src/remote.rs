@@ -15,6 +15,7 @@ use crate::session::cursor::RemoteCursor;
 use crate::session::link::InputLink;
 use crate::session::outputs::lock;
 use crate::session::stats::Stats;
+use crate::typing::Lamps;
 
 /// A server that a connection is kept to.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) struct Remote {
     pub(crate) records: Mutex<Option<Sender<Vec<u8>>>>,
     /// LEDs and auto-repeat that the server told, for the grabbed devices.
     pub(crate) feedback: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
+    /// What it shows on the keyboard of the window, or of `type`.
+    pub(crate) lamps: Lamps,
     /// What programs on the server want the grabbed devices to be felt doing.
     pub(crate) force: force::Server,
     /// The server passes force feedback on.
@@ -52,6 +55,7 @@ impl Remote {
             link: Mutex::new(None),
             records: Mutex::new(None),
             feedback: async_channel::bounded(64),
+            lamps: Lamps::default(),
             force,
             passes_force: AtomicBool::new(false),
             stats: Arc::new(Mutex::new(Stats::new())),

@@ -12,6 +12,7 @@ use soft_kvm_protocol::input::{
 };
 use soft_kvm_service::console;
 
+use crate::remote::Remote;
 use crate::run::Shared;
 use crate::session::link::InputLink;
 use crate::session::outputs::lock;
@@ -135,9 +136,14 @@ impl Steering {
 
     /// The way to the server that the input belongs to; none while that is not connected, or for the own machine.
     pub(crate) fn link(&self) -> Option<Arc<InputLink>> {
+        self.remote()?.link()
+    }
+
+    /// The server that the input belongs to; none for the own machine.
+    pub(crate) fn remote(&self) -> Option<&Arc<Remote>> {
         match self.switch.place() {
             Place::Local => None,
-            Place::Server(index) => self.shared.remotes.get(index)?.link(),
+            Place::Server(index) => self.shared.remotes.get(index),
         }
     }
 

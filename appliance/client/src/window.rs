@@ -74,7 +74,7 @@ pub(crate) fn run(
     view::run(viewport, options, |event| match event {
         ViewEvent::Presented { frame, at } => presented(shared, frame, at),
         ViewEvent::Control(wish) => shared.wish(wish.into()),
-        ViewEvent::Paste => paste.start(steering.link()),
+        ViewEvent::Paste => paste.start(steering.remote()),
         // Servers do not know the devices of a window that only shows.
         ViewEvent::Input(report) if sends => {
             let now = clock::now();

@@ -190,6 +190,7 @@ async fn session(
     let _ = remote.turned.1.try_recv();
     while remote.wishes.1.try_recv().is_ok() {}
     *lock(&remote.desk) = Desk::new(welcome.routed);
+    remote.lamps.forget();
     remote.set_passes_force(welcome.force);
     if welcome.routed {
         let text = shared.lang.pick(ROUTED.0, ROUTED.1);
@@ -266,7 +267,7 @@ async fn type_text(shared: &Shared, remote: &Remote, link: &InputLink) -> anyhow
         return std::future::pending().await;
     };
     let tell = |typed, all| console::err(format!("soft-kvm-client: {typed}/{all}"));
-    typist.run(link, &remote.feedback.1, tell).await;
+    typist.run(link, &remote.lamps, tell).await;
     shared.stop();
     Ok(())
 }
@@ -408,8 +409,10 @@ async fn converse(
                         remote.force.handle_record(&message);
                     }
                     Message::Binary(record) => {
-                        // LEDs and auto-repeat; the newest matter.
-                        let _ = remote.feedback.0.force_send(record.to_vec());
+                        if !remote.lamps.handle_record(&record) {
+                            // LEDs and auto-repeat; the newest matter.
+                            let _ = remote.feedback.0.force_send(record.to_vec());
+                        }
                     }
                     Message::Close(_) => return Ok(()),
                     _ => {}

@@ -88,13 +88,7 @@ fn report(
             ),
             far()
         ),
-        (Some(End::CapsLock), _) => bail!(
-            "{}",
-            lang.pick(
-                "Caps Lock is on at the server and does not go off by its key: nothing was typed",
-                "サーバーの Caps Lock がオンで、キーでは解除できません。何も入力していません"
-            )
-        ),
+        (Some(End::CapsLock), _) => bail!("{}", End::caps_lock(lang)),
         (None, Err(error)) if typed == 0 => Err(error),
         (None, Err(error)) => Err(error.context(far())),
         (Some(End::Cancelled), _) | (None, Ok(())) => bail!(

@@ -4,9 +4,11 @@
 
 mod command;
 pub mod keyboard;
+mod lamps;
 mod paste;
 mod typist;
 
 pub use command::run;
+pub(crate) use lamps::Lamps;
 pub(crate) use paste::Paste;
 pub(crate) use typist::Typist;

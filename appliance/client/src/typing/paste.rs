@@ -11,8 +11,8 @@ use soft_kvm_service::console;
 
 use super::keyboard::{self, KeyboardChoice, LayoutName};
 use super::typist::{End, Typist};
+use crate::remote::Remote;
 use crate::run::Shared;
-use crate::session::link::InputLink;
 use crate::window::KEYBOARD;
 
 /// Keys in a second.
@@ -44,12 +44,12 @@ impl Paste {
         }
     }
 
-    /// Types what is in the clipboard now; while a paste is going on, ends it instead.
-    pub(crate) fn start(&mut self, link: Option<Arc<InputLink>>) {
+    /// Types what is in the clipboard now on this server; while a paste is going on, ends it instead.
+    pub(crate) fn start(&mut self, remote: Option<&Arc<Remote>>) {
         if self.cancel() {
             return;
         }
-        let Some(link) = link else {
+        let Some(remote) = remote.map(Arc::clone) else {
             return;
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -58,7 +58,7 @@ impl Paste {
         // Another program is asked for the text, which can take its time.
         let started = std::thread::Builder::new()
             .name("paste".into())
-            .spawn(move || paste(&shared, &layout, &link, stop));
+            .spawn(move || paste(&shared, &layout, &remote, stop));
         if let Err(error) = started {
             tracing::error!(%error, "no thread for pasting");
         }
@@ -81,13 +81,13 @@ impl Paste {
     }
 }
 
-fn paste(shared: &Shared, layout: &LayoutName, link: &InputLink, stop: Arc<AtomicBool>) {
+fn paste(shared: &Shared, layout: &LayoutName, remote: &Remote, stop: Arc<AtomicBool>) {
     let show = |text: &str| {
         if let Some(viewport) = &shared.viewport {
             viewport.set_status(text);
         }
     };
-    let outcome = type_clipboard(shared.lang, layout, link, &stop, &show);
+    let outcome = type_clipboard(shared.lang, layout, remote, &stop, &show);
     drop(stop);
     if let Err(problem) = outcome {
         console::err(format!("soft-kvm-client: {problem}"));
@@ -100,7 +100,7 @@ fn paste(shared: &Shared, layout: &LayoutName, link: &InputLink, stop: Arc<Atomi
 fn type_clipboard(
     lang: Lang,
     name: &LayoutName,
-    link: &InputLink,
+    remote: &Remote,
     stop: &Arc<AtomicBool>,
     show: &impl Fn(&str),
 ) -> Result<(), String> {
@@ -140,11 +140,14 @@ fn type_clipboard(
         ));
     };
     tell(0, typist.progress().1);
-    // What the server says of lamps is not for the window's keyboard.
-    let (_lamps, feedback) = async_channel::bounded(1);
-    async_io::block_on(typist.run(link, &feedback, tell));
+    // Without a connection there is nothing to type on.
+    let Some(link) = remote.link() else {
+        return Ok(());
+    };
+    async_io::block_on(typist.run(&link, &remote.lamps, tell));
     match typist.end() {
         Some(End::Done) => Ok(()),
+        Some(End::CapsLock) => Err(End::caps_lock(lang).to_owned()),
         _ => Err(stopped(&typist, &layout, &text, lang)),
     }
 }

@@ -7,14 +7,12 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use async_io::Timer;
 use futures_lite::FutureExt;
-use soft_kvm_core::MonoTime;
+use soft_kvm_core::{Lang, MonoTime};
 use soft_kvm_input::text::Plan;
 use soft_kvm_platform::os::clock;
-use soft_kvm_protocol::input::codes::led;
-use soft_kvm_protocol::input::{
-    DeviceDescriptor, DeviceId, EventReport, InputEvent, KeyCode, Record,
-};
+use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, EventReport, InputEvent, KeyCode};
 
+use super::Lamps;
 use crate::session::link::InputLink;
 use crate::session::outputs::lock;
 use crate::view::window_keyboard;
@@ -79,6 +77,16 @@ pub(crate) struct Typist {
     end: OnceLock<End>,
 }
 
+impl End {
+    /// Why nothing was typed with the target's Caps Lock on.
+    pub(crate) fn caps_lock(lang: Lang) -> &'static str {
+        lang.pick(
+            "Caps Lock is on at the server and does not go off by its key: nothing was typed",
+            "サーバーの Caps Lock がオンで、キーでは解除できません。何も入力していません",
+        )
+    }
+}
+
 impl Typist {
     /// A plan that has not begun.
     pub(crate) fn new(plan: Plan, rate: u32, wait: Duration) -> Self {
@@ -113,7 +121,6 @@ impl Typist {
         DeviceDescriptor {
             name: "Soft KVM typing keyboard".to_owned(),
             repeat: None,
-            leds: vec![led::NUM_LOCK, led::CAPS_LOCK, led::SCROLL_LOCK],
             ..window_keyboard(KEYBOARD)
         }
     }
@@ -151,13 +158,8 @@ impl Typist {
     }
 
     /// Types everything, and tells the characters typed now and then.
-    pub(crate) async fn run(
-        &self,
-        link: &InputLink,
-        feedback: &Receiver<Vec<u8>>,
-        tell: impl Fn(u32, u32),
-    ) {
-        let end = match self.begin(link, feedback).await {
+    pub(crate) async fn run(&self, link: &InputLink, lamps: &Lamps, tell: impl Fn(u32, u32)) {
+        let end = match self.begin(link, lamps).await {
             Ok(()) => self.type_all(link, tell).await,
             Err(end) => end,
         };
@@ -171,7 +173,7 @@ impl Typist {
         self.end.get_or_init(|| end);
     }
 
-    async fn begin(&self, link: &InputLink, feedback: &Receiver<Vec<u8>>) -> Result<(), End> {
+    async fn begin(&self, link: &InputLink, lamps: &Lamps) -> Result<(), End> {
         let limit = async {
             Timer::after(ANSWER).await;
             Err(async_channel::RecvError)
@@ -182,14 +184,14 @@ impl Typist {
             Err(_) => return Err(End::Stalled),
         }
         Timer::after(self.wait).await;
-        if caps_lock(feedback) != Some(true) {
+        if lamps.caps_lock() != Some(true) {
             return Ok(());
         }
         // It would exchange capital and small letters.
         tap(link, self.device, KeyCode::CAPSLOCK);
         self.caps_lock.store(true, Ordering::Release);
         let begin = clock::now();
-        while caps_lock(feedback) != Some(false) {
+        while lamps.caps_lock() != Some(false) {
             if clock::now().since(begin) > LAMP {
                 return Err(End::CapsLock);
             }
@@ -273,17 +275,6 @@ impl Typist {
             Timer::after(LOOK).await;
         }
     }
-}
-
-/// Whether the lamp of our keyboard is lit, as of the newest record; nothing without a new one.
-fn caps_lock(feedback: &Receiver<Vec<u8>>) -> Option<bool> {
-    let mut lit = None;
-    while let Ok(record) = feedback.try_recv() {
-        if let Ok(Record::Leds(KEYBOARD, leds)) = Record::parse(&record) {
-            lit = Some(leds.lit & 1 << led::CAPS_LOCK != 0);
-        }
-    }
-    lit
 }
 
 fn tap(link: &InputLink, device: DeviceId, key: KeyCode) {

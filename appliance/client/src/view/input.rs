@@ -2,7 +2,7 @@
 
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::Wish;
-use soft_kvm_protocol::input::codes::{abs, rel};
+use soft_kvm_protocol::input::codes::{abs, led, rel};
 use soft_kvm_protocol::input::{
     AbsoluteAxis, DeviceDescriptor, DeviceId, EventReport, EventType, InputEvent, KeyCode, Repeat,
 };
@@ -37,6 +37,7 @@ pub fn window_keyboard(id: DeviceId) -> DeviceDescriptor {
             delay_ms: 250,
             period_ms: 33,
         }),
+        leds: vec![led::NUM_LOCK, led::CAPS_LOCK, led::SCROLL_LOCK],
         ..DeviceDescriptor::default()
     }
 }

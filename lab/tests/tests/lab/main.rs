@@ -258,6 +258,10 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("pairing-front-service", &[front::by_service])
     },
     LabTest::new("type", &[typing::through_uinput]),
+    LabTest {
+        programs: &["Xvfb", "xclip", "xdotool"],
+        ..LabTest::new("paste", &[typing::pasted])
+    },
     LabTest::new("keyboard", &[keyboard::on_one_kernel]),
     LabTest::new("keyboard_unplugged", &[keyboard::unplugged]),
     LabTest::new("input-equal-events", &[input_equal::events]),
