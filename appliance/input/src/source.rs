@@ -32,6 +32,14 @@ pub enum SourceError {
         /// What to do, with a leading separator, or empty.
         hint: &'static str,
     },
+    /// A device that was asked for by its name or node is not there.
+    #[error(
+        "no input device is named {name} or lies there now; it is taken when it comes (soft-kvm-client devices lists those that are here)"
+    )]
+    Missing {
+        /// As it was given.
+        name: String,
+    },
     /// More devices than a server takes.
     #[error(
         "{path}: not taken, {limit} input devices are already; unplug one, or name the wanted ones with --grab",

@@ -504,6 +504,93 @@ fn lost_events_are_followed_by_the_true_axes() {
 
 #[test]
 #[ignore = "needs /dev/uinput: run in the lab"]
+fn lost_touches_are_followed_by_the_true_contacts() {
+    use evdevil::event::{Abs, Key};
+    let name = "Lab Flooded Touchscreen";
+    let touch = KeyCode(0x14a);
+    let (slot, x, y, id) = (0x2f, 0x35, 0x36, 0x39);
+    let axis = |code, maximum| {
+        let info = evdevil::AbsInfo::new(0, maximum);
+        evdevil::uinput::AbsSetup::new(Abs::from_raw(code), info)
+    };
+    let axes = [
+        axis(0, 4_095),
+        axis(1, 4_095),
+        axis(slot, 4),
+        axis(x, 4_095),
+        axis(y, 4_095),
+        axis(id, 65_535),
+    ];
+    let device = evdevil::uinput::UinputDevice::builder()
+        .and_then(|builder| builder.with_keys([Key::from_raw(touch.0)]))
+        .and_then(|builder| builder.with_props([evdevil::InputProp::DIRECT]))
+        .and_then(|builder| builder.with_abs_axes(axes))
+        .and_then(|builder| builder.build(name))
+        .expect("uinput works in the lab");
+    let hardware = Hardware {
+        device,
+        name: name.to_owned(),
+    };
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    let device = told.added.first().expect("added before grabbed").clone();
+    let mut sink = UinputSink::new().expect("uinput works in the lab");
+    let node = sink.add_device(&device).expect("a twin");
+    // Fingers with their places, and the key of all.
+    let contacts = |path: &std::path::Path| {
+        let device = Evdev::open(path).expect("a reader");
+        let down = device.key_state().expect("keys").iter().count();
+        let reader = device.into_reader().expect("the state");
+        let fingers = reader.valid_slots().map(|slot| {
+            let value = |code| reader.slot_state(slot, Abs::from_raw(code));
+            (value(id), value(x), value(y))
+        });
+        (fingers.collect::<Vec<_>>(), down)
+    };
+    let at = |code, value| InputEvent::new(EventType::ABS, code, value);
+    hardware.report(&[
+        at(slot, 0),
+        at(id, 7),
+        at(x, 10),
+        at(y, 20),
+        key(touch, true),
+    ]);
+    wait(&mut source, &mut told, |told| {
+        let mut reports = told.reports.iter();
+        reports.any(|(_, events)| events.contains(&at(id, 7)))
+    });
+    // The first finger goes and two others come, before more than the kernel queues for a reader.
+    hardware.report(&[at(slot, 0), at(id, -1), at(slot, 1), at(id, 8), at(x, 100)]);
+    hardware.report(&[at(slot, 2), at(id, 9), at(x, 300), at(y, 400)]);
+    for step in 0..400 {
+        hardware.report(&[at(slot, 1), at(y, 1_000 + step % 7)]);
+    }
+    let wanted = contacts(&hardware.node());
+    let finger = |id, x, y| (Some(id), Some(x), Some(y));
+    assert_eq!(
+        wanted,
+        (vec![finger(8, 100, 1_000), finger(9, 300, 400)], 1)
+    );
+    wait(&mut source, &mut told, |told| {
+        let mut reports = told.reports.iter();
+        reports.any(|(_, events)| events.contains(&at(id, 9)))
+    });
+    pump(&mut source, &mut told);
+    assert!(
+        told.reports.len() < 300,
+        "nothing was lost: the test is void"
+    );
+    for (_, events) in &told.reports {
+        sink.apply(MonoTime::ZERO, device.id, events, false)
+            .expect("the twin takes it");
+    }
+    assert_eq!(contacts(std::path::Path::new(&node)), wanted);
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
 fn noise_is_filtered_by_the_original_only() {
     let name = "Lab Noisy Slider";
     let position = evdevil::event::Abs::from_raw(0);

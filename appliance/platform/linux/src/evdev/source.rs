@@ -29,13 +29,16 @@ impl Selection {
     fn takes(&self, device: &DeviceDescriptor, path: &Path) -> bool {
         match self {
             Self::All => DeviceClass::of(device) != DeviceClass::Other,
-            Self::Named(names) => names.iter().any(|name| {
-                *name == device.name
-                    || Path::new(name) == path
-                    || std::fs::canonicalize(name).is_ok_and(|target| target == path)
-            }),
+            Self::Named(names) => names.iter().any(|name| means(name, device, path)),
         }
     }
+}
+
+/// Whether a name or node that was given is this device's.
+fn means(name: &str, device: &DeviceDescriptor, path: &Path) -> bool {
+    name == device.name
+        || Path::new(name) == path
+        || std::fs::canonicalize(name).is_ok_and(|target| target == path)
 }
 
 /// The operator's devices by evdev.
@@ -56,6 +59,8 @@ pub struct EvdevSource {
     next_id: u16,
     grab: bool,
     scan: bool,
+    /// What is missing of the named devices is told once.
+    told_missing: bool,
     tell_state: bool,
     polled: Vec<libc::pollfd>,
 }
@@ -81,6 +86,7 @@ impl EvdevSource {
             next_id: 1,
             grab: false,
             scan: true,
+            told_missing: false,
             tell_state: false,
             polled: Vec::with_capacity(MAX_DEVICES + 2),
         };
@@ -111,6 +117,7 @@ impl EvdevSource {
         for paths in [&mut self.passed, &mut self.waiting] {
             paths.retain(|path| nodes.iter().any(|(_, node)| node == path));
         }
+        let mut troubled = false;
         for (_, path) in nodes {
             let known = self.devices.iter().any(|device| device.path == path);
             if known || self.passed.contains(&path) {
@@ -127,12 +134,30 @@ impl EvdevSource {
                 }
                 Ok(None) => self.passed.push(path),
                 Err(error) => {
+                    troubled = true;
                     each(SourceEvent::Problem(&error));
                     if matches!(error, SourceError::TooMany { .. }) {
                         self.waiting.push(path.clone());
                     }
                     self.passed.push(path);
                 }
+            }
+        }
+        // What could not be used was told already, and may be one of the named.
+        if !std::mem::replace(&mut self.told_missing, true) && !troubled {
+            self.tell_missing(each);
+        }
+    }
+
+    fn tell_missing(&mut self, each: &mut dyn FnMut(SourceEvent<'_>)) {
+        let Selection::Named(names) = &self.selection else {
+            return;
+        };
+        for name in names {
+            let mut here = self.devices.iter();
+            if !here.any(|device| means(name, &device.descriptor, &device.path)) {
+                let name = name.clone();
+                each(SourceEvent::Problem(&SourceError::Missing { name }));
             }
         }
     }
