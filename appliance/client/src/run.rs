@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) devices: Mutex<Vec<DeviceDescriptor>>,
     /// What the grabbed devices are to be felt doing.
     pub(crate) force: Arc<force::Inbox>,
+    /// Some server was reached at least once.
+    pub(crate) reached: AtomicBool,
     /// When the thread that keeps the connections ran last, in nanoseconds of our clock.
     pub(crate) control_seen: AtomicU64,
     pub(crate) stopped: AtomicBool,
@@ -331,6 +333,7 @@ fn run(
         grabs: grab.is_some(),
         devices: Mutex::new(Vec::new()),
         force,
+        reached: AtomicBool::new(false),
         control_seen: AtomicU64::new(clock::now().as_nanos()),
         stopped: AtomicBool::new(false),
         stop: async_channel::bounded(1),
@@ -381,11 +384,21 @@ fn run(
     let outcome = connecting
         .join()
         .map_err(|_| anyhow::anyhow!("the control thread panicked"))?;
-    let _ = watcher.join();
+    let over = watcher.join().unwrap_or(false);
     drop(grab);
     finish(&shared, args, started, cpu)?;
     shown?;
-    outcome
+    outcome?;
+    if over && !shared.reached.load(Ordering::Acquire) {
+        bail!(
+            "{}",
+            lang.pick(
+                "the time was over before a server was reached",
+                "サーバーに接続できないまま時間が過ぎました"
+            )
+        );
+    }
+    Ok(())
 }
 
 /// Writes what has to be written at the end.
@@ -431,22 +444,29 @@ fn finish(
     Ok(())
 }
 
-async fn wait_for_end(shared: &Shared, signals: &Signals, end: Option<Duration>) {
-    let asked = async { while signals.next().await != Request::Stop {} };
+/// Stops the client when it is to end; true when its time was over.
+async fn wait_for_end(shared: &Shared, signals: &Signals, end: Option<Duration>) -> bool {
+    let asked = async {
+        while signals.next().await != Request::Stop {}
+        false
+    };
     let stopped = async {
         // Only ever closed.
         let _ = shared.stop.1.recv().await;
+        false
     };
     let over = async {
         match end {
             Some(end) => {
                 Timer::after(end).await;
+                true
             }
             None => std::future::pending().await,
         }
     };
-    asked.or(stopped).or(over).await;
+    let over = asked.or(stopped).or(over).await;
     shared.stop();
+    over
 }
 
 /// Types by itself while a probe is wanted, at its rate, until the connection ends.

@@ -1,4 +1,4 @@
-//! What goes wrong on the server's own machine: ports in use, a full disk, a second server.
+//! What goes wrong on one's own machine: ports in use, a full disk, a second server; nobody there, no such device.
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
-use soft_kvm_tests::programs::{binary, server_command};
+use soft_kvm_tests::programs::{binary, client_command, server_command};
 use soft_kvm_tests::{Ended, Need, Server, Stage, TESTCARD, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -24,6 +24,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "faults::a_state_folder_that_cannot_be_made_is_an_error",
         needs: &[],
         run: a_state_folder_that_cannot_be_made_is_an_error,
+    },
+    Test {
+        name: "faults::a_client_says_what_it_waits_for",
+        needs: &[],
+        run: a_client_says_what_it_waits_for,
     },
     Test {
         name: "faults::a_full_disk_keeps_the_old_pins",
@@ -91,6 +96,25 @@ fn a_state_folder_that_cannot_be_made_is_an_error(stage: &Stage) -> anyhow::Resu
     Ok(())
 }
 
+fn a_client_says_what_it_waits_for(stage: &Stage) -> anyhow::Result<()> {
+    let server = Server::start(stage, TESTCARD)?;
+    server.pair(stage)?;
+    let address = server.address()?;
+    drop(server);
+    let run = |address: &str, words: &[&str]| -> anyhow::Result<Ended> {
+        let fixed = ["--server", address, "--view", "none", "--seconds", "1"];
+        let mut command = client_command(stage, "client", &[&fixed, words].concat())?;
+        stage.run("client", LIMIT, &mut command)
+    };
+    // Whoever counts on the time being measured has to hear that nothing was.
+    let ended = run(&address, &["--grab", "No Such Keyboard"])?
+        .refuses(&["no soft-kvm-server answers", "before a server was reached"])?;
+    let missing = ended.stderr.matches("named No Such Keyboard").count();
+    ensure!(missing == 1, "{}", ended.stderr);
+    run(" ", &[])?.refuses(&["name or address is empty"])?;
+    Ok(())
+}
+
 /// A small file system in memory, unmounted at the end.
 struct Disk<'a>(&'a Path);
 
@@ -118,7 +142,7 @@ fn a_full_disk_keeps_the_old_pins(stage: &Stage) -> anyhow::Result<()> {
     // Filled to the last byte; the error at the end is the point.
     let _ = std::fs::write(folder.join("filler"), vec![0; 128 << 10]);
     let words = ["pair", &server.address()?, "--code", &code];
-    let mut second = soft_kvm_tests::programs::client_command(stage, "second", &words)?;
+    let mut second = client_command(stage, "second", &words)?;
     stage
         .run("second-pair", LIMIT, &mut second)?
         .refuses(&["store"])?;

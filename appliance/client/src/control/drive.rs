@@ -167,6 +167,7 @@ async fn session(
         address,
     } = connection;
     tracing::info!(server = welcome.name, %address, sink = welcome.sink, role = welcome.role.map_or("", Role::as_str), story = welcome.story, "connected");
+    shared.reached.store(true, Ordering::Release);
     remember(shared, &socket, address);
     if let Some((_, probe)) = &shared.probe {
         lock(probe).reset();

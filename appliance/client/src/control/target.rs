@@ -26,6 +26,9 @@ impl Target {
     /// # Errors
     /// Nothing is paired at all, or nothing under this name.
     pub(crate) fn new(text: &str, peers: &PeerStore) -> anyhow::Result<Self> {
+        if text.trim().is_empty() {
+            bail!("which server? its name or address is empty");
+        }
         let all = peers.list()?;
         if all.is_empty() {
             bail!("no server is paired yet: run soft-kvm-client pair {text}");
