@@ -409,11 +409,10 @@ async fn converse(
                     {
                         remote.force.handle_record(&message);
                     }
+                    Message::Binary(record) if remote.lamps.handle_record(&record) => {}
                     Message::Binary(record) => {
-                        if !remote.lamps.handle_record(&record) {
-                            // LEDs and auto-repeat; the newest matter.
-                            let _ = remote.feedback.0.force_send(record.to_vec());
-                        }
+                        // LEDs and auto-repeat; the newest matter.
+                        let _ = remote.feedback.0.force_send(record.to_vec());
                     }
                     Message::Close(_) => return Ok(()),
                     _ => {}
