@@ -1,7 +1,7 @@
 //! Whatever happens to client, server, network or device at whatever moment: no key stays down on the target, and the
 //! operator gets the devices back.
 //!
-//! `SOFT_KVM_LAB_ROUNDS` says how many rounds there are (as many as [`TIME`] holds), `SOFT_KVM_LAB_SEED` repeats a run.
+//! `SOFT_KVM_LAB_ROUNDS` says how many rounds there are (200, or fewer where they take [`TIME`]), `SOFT_KVM_LAB_SEED` repeats a run.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,8 +19,10 @@ use crate::switching::{SECOND, Scene};
 
 const ROUNDS: &str = "SOFT_KVM_LAB_ROUNDS";
 const SEED: &str = "SOFT_KVM_LAB_SEED";
-/// How long rounds go on when their number is not given.
-const TIME: Duration = Duration::from_secs(30);
+/// When their number is not given: so many.
+const USUAL: usize = 200;
+/// And no new one after this time, on a machine that is slow.
+const TIME: Duration = Duration::from_secs(400);
 /// What the design promises: the lease and a margin.
 const LIFTED: Duration = Duration::from_millis(300);
 /// The operator's devices come back in this time when the client or the server ends or stops.
@@ -474,7 +476,8 @@ pub(crate) fn keys() -> anyhow::Result<()> {
     let mut seen: BTreeMap<Act, Times> = BTreeMap::new();
     let mut acts = Vec::new();
     for round in 0.. {
-        if rounds.map_or(start.elapsed() > TIME, |rounds| round >= rounds) {
+        let slow = rounds.is_none() && start.elapsed() > TIME;
+        if slow || round >= rounds.unwrap_or(USUAL) {
             break;
         }
         if acts.is_empty() {
