@@ -9,10 +9,12 @@ use soft_kvm_input::text::{Plan, TypingLayout, place_after};
 use soft_kvm_protocol::input::EventReport;
 use soft_kvm_service::console;
 
+use super::Lamps;
 use super::keyboard::{self, KeyboardChoice, LayoutName};
 use super::typist::{End, Typist};
 use crate::remote::Remote;
 use crate::run::Shared;
+use crate::session::link::InputLink;
 use crate::window::KEYBOARD;
 
 /// Keys in a second.
@@ -49,7 +51,9 @@ impl Paste {
         if self.cancel() {
             return;
         }
-        let Some(remote) = remote.map(Arc::clone) else {
+        let Some((remote, link)) =
+            remote.and_then(|remote| Some((Arc::clone(remote), remote.link()?)))
+        else {
             return;
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -58,7 +62,7 @@ impl Paste {
         // Another program is asked for the text, which can take its time.
         let started = std::thread::Builder::new()
             .name("paste".into())
-            .spawn(move || paste(&shared, &layout, &remote, stop));
+            .spawn(move || paste(&shared, &layout, (&remote.lamps, &link), stop));
         if let Err(error) = started {
             tracing::error!(%error, "no thread for pasting");
         }
@@ -81,13 +85,18 @@ impl Paste {
     }
 }
 
-fn paste(shared: &Shared, layout: &LayoutName, remote: &Remote, stop: Arc<AtomicBool>) {
+fn paste(
+    shared: &Shared,
+    layout: &LayoutName,
+    keyboard: (&Lamps, &InputLink),
+    stop: Arc<AtomicBool>,
+) {
     let show = |text: &str| {
         if let Some(viewport) = &shared.viewport {
             viewport.set_status(text);
         }
     };
-    let outcome = type_clipboard(shared.lang, layout, remote, &stop, &show);
+    let outcome = type_clipboard(shared.lang, layout, keyboard, &stop, &show);
     drop(stop);
     if let Err(problem) = outcome {
         console::err(format!("soft-kvm-client: {problem}"));
@@ -100,7 +109,7 @@ fn paste(shared: &Shared, layout: &LayoutName, remote: &Remote, stop: Arc<Atomic
 fn type_clipboard(
     lang: Lang,
     name: &LayoutName,
-    remote: &Remote,
+    (lamps, link): (&Lamps, &InputLink),
     stop: &Arc<AtomicBool>,
     show: &impl Fn(&str),
 ) -> Result<(), String> {
@@ -140,11 +149,7 @@ fn type_clipboard(
         ));
     };
     tell(0, typist.progress().1);
-    // Without a connection there is nothing to type on.
-    let Some(link) = remote.link() else {
-        return Ok(());
-    };
-    async_io::block_on(typist.run(&link, &remote.lamps, tell));
+    async_io::block_on(typist.run(link, lamps, tell));
     match typist.end() {
         Some(End::Done) => Ok(()),
         Some(End::CapsLock) => Err(End::caps_lock(lang).to_owned()),
