@@ -125,6 +125,48 @@ fn pump(source: &mut EvdevSource, told: &mut Told) {
         .expect("the source goes on");
 }
 
+/// Hardware that is grabbed, and its twin.
+struct Twinned {
+    source: EvdevSource,
+    told: Told,
+    device: DeviceDescriptor,
+    sink: UinputSink,
+    node: String,
+}
+
+impl Twinned {
+    fn new(hardware: &Hardware) -> Self {
+        let mut source = hardware.source();
+        let mut told = Told::default();
+        source.set_grabbed(true);
+        wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+        let device = told.added.first().expect("added before grabbed").clone();
+        let mut sink = UinputSink::new().expect("uinput works in the lab");
+        let node = sink.add_device(&device).expect("a twin");
+        Self {
+            source,
+            told,
+            device,
+            sink,
+            node,
+        }
+    }
+}
+
+/// A keyboard of one key, as it is announced.
+fn one_key(name: &str, delay_ms: u32, period_ms: u32) -> DeviceDescriptor {
+    DeviceDescriptor {
+        id: DeviceId(7),
+        name: name.to_owned(),
+        keys: vec![KeyCode::A],
+        repeat: Some(Repeat {
+            delay_ms,
+            period_ms,
+        }),
+        ..DeviceDescriptor::default()
+    }
+}
+
 fn read_all(device: &Evdev, count: usize) -> Vec<InputEvent> {
     device.set_nonblocking(true).expect("non-blocking");
     let mut all = Vec::new();
@@ -246,13 +288,13 @@ fn equal_event_for_event_and_hidden_from_the_local_system() {
 #[ignore = "needs /dev/uinput: run in the lab"]
 fn leds_come_back_and_are_shown_and_restored() {
     let hardware = Hardware::plug("Lab LED Keyboard");
-    let mut source = hardware.source();
-    let mut told = Told::default();
-    source.set_grabbed(true);
-    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
-    let device = told.added.first().expect("added before grabbed").clone();
-    let mut sink = UinputSink::new().expect("uinput works in the lab");
-    let node = sink.add_device(&device).expect("a twin");
+    let Twinned {
+        mut source,
+        told: _,
+        device,
+        mut sink,
+        node,
+    } = Twinned::new(&hardware);
     let target = Evdev::open(&node).expect("the twin's node");
     target
         .set_led(Led::from_raw(led::CAPS_LOCK), true)
@@ -357,16 +399,7 @@ fn one_device_too_many_is_told_once_and_taken_when_another_goes() {
 #[ignore = "needs /dev/uinput: run in the lab"]
 fn a_held_key_repeats_at_the_target_by_itself() {
     let mut sink = UinputSink::new().expect("uinput works in the lab");
-    let device = DeviceDescriptor {
-        id: DeviceId(7),
-        name: "Lab Repeating Twin".to_owned(),
-        keys: vec![KeyCode::A],
-        repeat: Some(Repeat {
-            delay_ms: 100,
-            period_ms: 20,
-        }),
-        ..DeviceDescriptor::default()
-    };
+    let device = one_key("Lab Repeating Twin", 100, 20);
     let node = sink.add_device(&device).expect("a twin");
     let target = Evdev::open(&node).expect("the twin's node");
     let mut set = |down| {
@@ -454,13 +487,13 @@ fn lost_events_are_followed_by_the_true_axes() {
         device,
         name: name.to_owned(),
     };
-    let mut source = hardware.source();
-    let mut told = Told::default();
-    source.set_grabbed(true);
-    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
-    let device = told.added.first().expect("added before grabbed").clone();
-    let mut sink = UinputSink::new().expect("uinput works in the lab");
-    let node = sink.add_device(&device).expect("a twin");
+    let Twinned {
+        mut source,
+        mut told,
+        device,
+        mut sink,
+        node,
+    } = Twinned::new(&hardware);
     let (original, twin) = (
         Evdev::open(hardware.node()).expect("a second reader"),
         Evdev::open(&node).expect("the twin's node"),
@@ -531,13 +564,13 @@ fn lost_touches_are_followed_by_the_true_contacts() {
         device,
         name: name.to_owned(),
     };
-    let mut source = hardware.source();
-    let mut told = Told::default();
-    source.set_grabbed(true);
-    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
-    let device = told.added.first().expect("added before grabbed").clone();
-    let mut sink = UinputSink::new().expect("uinput works in the lab");
-    let node = sink.add_device(&device).expect("a twin");
+    let Twinned {
+        mut source,
+        mut told,
+        device,
+        mut sink,
+        node,
+    } = Twinned::new(&hardware);
     // Fingers with their places, and the key of all.
     let contacts = |path: &std::path::Path| {
         let device = Evdev::open(path).expect("a reader");
@@ -603,13 +636,13 @@ fn noise_is_filtered_by_the_original_only() {
         device,
         name: name.to_owned(),
     };
-    let mut source = hardware.source();
-    let mut told = Told::default();
-    source.set_grabbed(true);
-    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
-    let device = told.added.first().expect("added before grabbed").clone();
-    let mut sink = UinputSink::new().expect("uinput works in the lab");
-    let node = sink.add_device(&device).expect("a twin");
+    let Twinned {
+        mut source,
+        mut told,
+        device,
+        mut sink,
+        node,
+    } = Twinned::new(&hardware);
     let target = Evdev::open(&node).expect("the twin's node");
     let at = |value| InputEvent::new(EventType::ABS, 0, value);
     let before = told.reports.len();
@@ -637,16 +670,7 @@ fn noise_is_filtered_by_the_original_only() {
 #[ignore = "needs /dev/uinput: run in the lab"]
 fn a_dropped_sink_removes_its_devices() {
     let mut sink = UinputSink::new().expect("uinput works in the lab");
-    let device = DeviceDescriptor {
-        id: DeviceId(7),
-        name: "Lab Twin".to_owned(),
-        keys: vec![KeyCode::A],
-        repeat: Some(Repeat {
-            delay_ms: 400,
-            period_ms: 40,
-        }),
-        ..DeviceDescriptor::default()
-    };
+    let device = one_key("Lab Twin", 400, 40);
     let node = sink.add_device(&device).expect("a twin");
     let target = Evdev::open(&node).expect("the twin's node");
     let repeat = target.key_repeat().expect("repeat").expect("it repeats");

@@ -54,7 +54,7 @@ pub struct EvdevSource {
     devices: Vec<OpenDevice>,
     /// Nodes that were looked at and not taken.
     passed: Vec<PathBuf>,
-    /// Those of them that wait until another device goes.
+    /// Nodes that were one too many: looked at again when another device has gone.
     waiting: Vec<PathBuf>,
     next_id: u16,
     grab: bool,
@@ -120,11 +120,13 @@ impl EvdevSource {
         let mut troubled = false;
         for (_, path) in nodes {
             let known = self.devices.iter().any(|device| device.path == path);
-            if known || self.passed.contains(&path) {
+            let waits = self.devices.len() >= MAX_DEVICES && self.waiting.contains(&path);
+            if known || waits || self.passed.contains(&path) {
                 continue;
             }
             match self.take_up(&path) {
                 Ok(Some(device)) => {
+                    self.waiting.retain(|waiting| *waiting != path);
                     each(SourceEvent::Added {
                         device: &device.descriptor,
                         class: device.class,
@@ -136,10 +138,13 @@ impl EvdevSource {
                 Err(error) => {
                     troubled = true;
                     each(SourceEvent::Problem(&error));
-                    if matches!(error, SourceError::TooMany { .. }) {
-                        self.waiting.push(path.clone());
-                    }
-                    self.passed.push(path);
+                    let full = matches!(error, SourceError::TooMany { .. });
+                    let list = if full {
+                        &mut self.waiting
+                    } else {
+                        &mut self.passed
+                    };
+                    list.push(path);
                 }
             }
         }
@@ -290,11 +295,6 @@ impl EvdevSource {
             }
             !device.gone
         });
-        if self.devices.len() < MAX_DEVICES && !self.waiting.is_empty() {
-            let waiting = std::mem::take(&mut self.waiting);
-            self.passed.retain(|path| !waiting.contains(path));
-            self.scan = true;
-        }
     }
 }
 
@@ -324,7 +324,7 @@ impl InputSource for EvdevSource {
         if self.is_ready(1) {
             while self.inotify.read_events().is_ok() {}
             // A node whose permissions changed is worth another look.
-            self.passed.retain(|path| self.waiting.contains(path));
+            self.passed.clear();
             self.scan = true;
         }
         self.read_devices(each);
