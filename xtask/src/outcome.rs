@@ -15,6 +15,21 @@ impl Counts {
     pub(crate) fn total(self) -> usize {
         self.passed + self.failed + self.skipped
     }
+
+    /// Reads a line that is such a text and nothing else.
+    pub(crate) fn read(line: &str) -> Option<Self> {
+        let mut parts = line.split(", ");
+        let mut number = |what| -> Option<usize> {
+            let part = parts.next()?.strip_suffix(what)?;
+            part.trim_end().parse().ok()
+        };
+        let found = Self {
+            passed: number("passed")?,
+            failed: number("failed")?,
+            skipped: number("skipped")?,
+        };
+        (line == found.to_string()).then_some(found)
+    }
 }
 
 impl fmt::Display for Counts {
@@ -131,6 +146,21 @@ mod tests {
         let mut reader = Reader::default();
         text.lines().for_each(|line| reader.line(line));
         reader.finish(success)
+    }
+
+    #[test]
+    fn reads_its_own_text_and_nothing_else() {
+        let found = Counts::read("239 passed, 1 failed, 2 skipped").expect("it is one");
+        assert_eq!((found.passed, found.failed, found.skipped), (239, 1, 2));
+        for other in [
+            "",
+            "1 passed",
+            "a passed, 0 failed, 0 skipped",
+            "1 passed, 0 failed, 0 skipped, 1 more",
+            "test result: ok. 2 passed; 0 failed",
+        ] {
+            assert_eq!(Counts::read(other), None, "{other}");
+        }
     }
 
     #[test]

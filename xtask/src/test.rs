@@ -126,7 +126,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     // Alone, or where it may have no such test, it shows what it does at once.
     let alone = options.tier == [Tier::Arm64] || !options.names.is_empty();
     let beside = (options.runs(Tier::Arm64) && !alone)
-        .then(|| beside::Beside::start(Tier::Arm64, options))
+        .then(|| beside::Beside::start(Tier::Arm64))
         .transpose()?;
     let mut programs = Vec::new();
     if TIERS

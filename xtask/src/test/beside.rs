@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context as _;
 use clap::ValueEnum as _;
 
-use super::{Ledger, Options, Tier};
+use super::{Ledger, Tier};
 use crate::outcome::Counts;
 use crate::{metadata, shell};
 
@@ -20,7 +20,8 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    pub(super) fn start(tier: Tier, options: &Options) -> anyhow::Result<Self> {
+    /// Starts the whole tier.
+    pub(super) fn start(tier: Tier) -> anyhow::Result<Self> {
         let name = tier.to_possible_value().context("every tier has a name")?;
         let folder = metadata::read("Cargo.toml")?.target_directory;
         fs::create_dir_all(&folder)?;
@@ -36,7 +37,6 @@ impl Beside {
             .args(["--idle", "0"])
             .arg(std::env::current_exe()?)
             .args(["test", "--tier", name.get_name()])
-            .args(&options.names)
             .current_dir(shell::root())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -54,7 +54,7 @@ impl Beside {
         let mut told = None;
         let mut flaky = Vec::new();
         shell::each_line(&self.log, &mut |line| {
-            if let Some(counts) = counts(line) {
+            if let Some(counts) = Counts::read(line) {
                 told = Some(counts);
             } else {
                 println!("{line}");
@@ -81,22 +81,6 @@ impl Drop for Beside {
     }
 }
 
-/// `N passed, N failed, N skipped`, alone on a line.
-fn counts(line: &str) -> Option<Counts> {
-    let mut numbers = line.split(", ").zip(["passed", "failed", "skipped"]);
-    let mut next = || -> Option<usize> {
-        let (part, what) = numbers.next()?;
-        part.strip_suffix(what)?.trim_end().parse().ok()
-    };
-    let found = Counts {
-        passed: next()?,
-        failed: next()?,
-        skipped: next()?,
-    };
-    // Whatever follows, the line is another one.
-    (line == found.to_string()).then_some(found)
-}
-
 fn flaky_test(line: &str) -> Option<&str> {
     line.strip_prefix("flaky: ")?
         .strip_suffix(" failed, then passed by itself")
@@ -105,21 +89,6 @@ fn flaky_test(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_last_line_of_a_run_and_nothing_else() {
-        let found = counts("239 passed, 1 failed, 2 skipped").expect("it is one");
-        assert_eq!((found.passed, found.failed, found.skipped), (239, 1, 2));
-        for other in [
-            "",
-            "1 passed",
-            "a passed, 0 failed, 0 skipped",
-            "1 passed, 0 failed, 0 skipped, 1 more",
-            "test result: ok. 2 passed; 0 failed",
-        ] {
-            assert_eq!(counts(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn flaky_tests_stay_flaky() {
