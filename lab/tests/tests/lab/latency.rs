@@ -177,6 +177,7 @@ fn summary(times: &mut [f64]) -> Value {
     json!({
         "count": times.len(),
         "p50": at(500).unwrap_or(0.0),
+        "p95": at(950).unwrap_or(0.0),
         "p99": at(990).unwrap_or(0.0),
         "p999": at(999).unwrap_or(0.0),
         "max": times.last().copied().unwrap_or(0.0),
