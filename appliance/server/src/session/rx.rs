@@ -11,7 +11,7 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_input::sink::SinkError;
 use soft_kvm_platform::os::clock;
 use soft_kvm_platform::os::lockdown::{self, Class};
-use soft_kvm_platform::os::net::{Batch, UdpSocket};
+use soft_kvm_platform::os::net::{Batch, Ready, UdpSocket};
 use soft_kvm_platform::os::thread::{Urgency, prioritise};
 use soft_kvm_platform::os::uinput::Bell;
 use soft_kvm_platform::os::waker::Waker;
@@ -57,19 +57,24 @@ impl MediaReceiver {
                 let (mut timeout, mut looked) = (TICK, MonoTime::ZERO);
                 while !stopped.load(Ordering::Acquire) {
                     let beside = bell.as_ref().map(AsFd::as_fd);
-                    if let Err(error) = socket.wait_beside(timeout, false, Some(&woken), beside) {
-                        tracing::error!(%error, "waiting for datagrams");
-                        std::thread::sleep(TICK);
-                    }
-                    match socket.receive(&mut batch) {
-                        Ok(_) => batch.for_each_mut(|from, data| {
-                            datagram(&sessions, &socket, from, data);
-                        }),
-                        // An ICMP error for something sent before; the next call reads on.
-                        Err(error) => tracing::trace!(%error, "receiving"),
+                    let ready = socket
+                        .wait_beside(timeout, false, Some(&woken), beside)
+                        .unwrap_or_else(|error| {
+                            tracing::error!(%error, "waiting for datagrams");
+                            std::thread::sleep(TICK);
+                            Ready::default()
+                        });
+                    if ready.readable {
+                        match socket.receive(&mut batch) {
+                            Ok(_) => batch.for_each_mut(|from, data| {
+                                datagram(&sessions, &socket, from, data);
+                            }),
+                            // An ICMP error for something sent before; the next call reads on.
+                            Err(error) => tracing::trace!(%error, "receiving"),
+                        }
                     }
                     let now = clock::now();
-                    let rang = bell.as_ref().is_some_and(Bell::clear);
+                    let rang = ready.beside && bell.as_ref().is_some_and(Bell::clear);
                     let ask = rang || now.since(looked) >= TICK;
                     if ask {
                         looked = now;

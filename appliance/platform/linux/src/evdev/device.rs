@@ -197,6 +197,10 @@ impl OpenDevice {
             for event in events.iter().take(count) {
                 self.follow(*event, each)?;
             }
+            // Another call would only say that nothing more is there.
+            if count < events.len() {
+                return Ok(());
+            }
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Ready {
     pub writable: bool,
     /// The waker was used; it has been cleared.
     pub woken: bool,
+    /// What was watched beside can be read.
+    pub beside: bool,
 }
 
 /// A non-blocking UDP socket. All calls take `&self`: several threads may send and receive at once.
@@ -306,11 +308,14 @@ impl UdpSocket {
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
-        let events = fds[0].revents().unwrap_or(PollFlags::empty());
+        let events = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+        let own = events(&fds[0]);
+        let mut others = fds[1..count].iter().map(|fd| !events(fd).is_empty());
         Ok(Ready {
-            readable: events.intersects(PollFlags::POLLIN | PollFlags::POLLERR),
-            writable: writable && events.contains(PollFlags::POLLOUT),
-            woken: waker.is_some_and(Waker::clear),
+            readable: own.intersects(PollFlags::POLLIN | PollFlags::POLLERR),
+            writable: writable && own.contains(PollFlags::POLLOUT),
+            woken: waker.is_some_and(|waker| others.next() == Some(true) && waker.clear()),
+            beside: beside.is_some() && others.next() == Some(true),
         })
     }
 }
