@@ -1,6 +1,7 @@
 //! The client: finds, pairs, grabs, shows, records, measures.
 #![forbid(unsafe_code)]
 
+mod chords;
 pub mod cli;
 mod clipboard;
 mod control;

@@ -45,8 +45,17 @@ pub enum Wish {
 }
 
 impl Wish {
+    /// Each of them.
+    pub const ALL: [Self; 5] = [
+        Self::Request,
+        Self::Grant,
+        Self::Refuse,
+        Self::Release,
+        Self::Take,
+    ];
+
     /// Each with the key that means it: R, G, N, L, T.
-    const ALL: [(Self, KeyCode); 5] = [
+    const KEYS: [(Self, KeyCode); 5] = [
         (Self::Request, KeyCode(19)),
         (Self::Grant, KeyCode(34)),
         (Self::Refuse, KeyCode(49)),
@@ -57,13 +66,12 @@ impl Wish {
     /// What this key means beside the modifiers of a chord.
     #[must_use]
     pub fn of_key(key: KeyCode) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(_, meant)| *meant == key);
+        let found = Self::KEYS.iter().find(|(_, meant)| *meant == key);
         found.map(|(wish, _)| *wish)
     }
 
     fn of_word(text: &str) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(wish, _)| wish.word() == text);
-        found.map(|(wish, _)| *wish)
+        Self::ALL.into_iter().find(|wish| wish.word() == text)
     }
 
     const fn word(self) -> &'static str {
@@ -204,7 +212,7 @@ pub fn bindings(given: &[Binding]) -> Result<Vec<Binding>, BindingError> {
         add(Action::Server(number), Chord::both_controls(key));
     }
     // Keys that somebody has given another meaning keep that.
-    for (wish, key) in Wish::ALL {
+    for (wish, key) in Wish::KEYS {
         let chord = Chord::both_controls(key);
         let taken =
             |binding: &Binding| binding.action == Action::Wish(wish) || binding.chord == chord;

@@ -1,33 +1,22 @@
 //! Where the operator's input goes: chords and screen edges choose among the servers and the own machine.
 
+mod following;
+
 use std::sync::Arc;
 
 use soft_kvm_core::MonoTime;
-use soft_kvm_input::{
-    Action, Binding, ChordDetector, EdgeDetector, EdgeRule, Place, Switch, Touches, bindings,
-};
-use soft_kvm_protocol::input::codes::abs;
-use soft_kvm_protocol::input::{
-    DeviceDescriptor, DeviceId, EventReport, EventType, InputEvent, KeyCode, Springs,
-};
+use soft_kvm_input::{Action, Binding, EdgeRule, Place, Switch, bindings};
+use soft_kvm_protocol::input::{DeviceDescriptor, DeviceId, EventReport, InputEvent};
 use soft_kvm_service::console;
 
+use crate::chords;
 use crate::remote::Remote;
 use crate::run::Shared;
 use crate::session::link::InputLink;
 use crate::session::outputs::lock;
 
-/// The screen until a server has told its size.
-const SCREEN: (u32, u32) = (1920, 1080);
-
-/// What an event asks for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Turn {
-    /// A chord, by its place among the bindings.
-    Chord(usize),
-    /// The pointer was pushed against an edge.
-    Edge(Action),
-}
+use following::Following;
+pub(crate) use following::Turn;
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +34,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Steering {
     shared: Arc<Shared>,
     bindings: Vec<Binding>,
-    chords: ChordDetector<usize>,
-    edges: Option<EdgeDetector>,
+    following: Following,
     switch: Switch,
-    springs: Springs,
-    /// Of devices that were ever touched.
-    touches: Vec<Touches>,
 }
 
 impl Steering {
@@ -64,14 +49,9 @@ impl Steering {
         edges: &[EdgeRule],
     ) -> anyhow::Result<Self> {
         let bindings = bindings(chords)?;
-        let numbered = bindings.iter().map(|binding| &binding.chord).cloned();
         Ok(Self {
-            chords: ChordDetector::new(numbered.zip(0..).collect()),
+            following: Following::new(&bindings, edges),
             switch: Switch::new(shared.remotes.len()),
-            springs: Springs::default(),
-            touches: Vec::new(),
-            edges: (!edges.is_empty())
-                .then(|| EdgeDetector::new(edges.to_vec(), SCREEN.0, SCREEN.1)),
             shared,
             bindings,
         })
@@ -79,13 +59,7 @@ impl Steering {
 
     /// The chords of an action, for people.
     pub(crate) fn chords_of(&self, action: Action) -> String {
-        let chords = self
-            .bindings
-            .iter()
-            .filter(|binding| binding.action == action)
-            .map(|binding| binding.chord.to_string());
-        let text: Vec<_> = chords.collect();
-        text.join(self.shared.lang.pick(" or ", " または "))
+        chords::of(&self.bindings, action, self.shared.lang)
     }
 
     /// The panic chords.
@@ -99,33 +73,10 @@ impl Steering {
 
     /// Says which chords there are.
     pub(crate) fn introduce(&self) {
-        let lang = self.shared.lang;
-        console::err(format!(
-            "{} {}",
-            self.chords_of(Action::Panic),
-            lang.pick(
-                "gives keyboard and mouse back at any moment.",
-                "で、いつでもキーボードとマウスを取り戻せます。"
-            )
-        ));
-        let count = self.shared.remotes.len();
-        if count < 2 {
-            return;
-        }
-        let lines = [
-            (Action::Next, lang.pick("next server", "次のサーバー")),
-            (
-                Action::Previous,
-                lang.pick("previous server", "前のサーバー"),
-            ),
-            (Action::Local, lang.pick("this machine", "このマシン")),
-        ];
-        for (action, what) in lines {
-            console::err(format!("{}: {what}", self.chords_of(action)));
-        }
-        for (number, remote) in (1..=9).zip(&self.shared.remotes) {
-            let chord = self.chords_of(Action::Server(number));
-            console::err(format!("{chord}: {}", remote.target.text));
+        let remotes = self.shared.remotes.iter();
+        let servers: Vec<_> = remotes.map(|remote| remote.target.text.as_str()).collect();
+        for line in chords::introduction(&self.bindings, &servers, self.shared.lang) {
+            console::err(line);
         }
     }
 
@@ -149,42 +100,7 @@ impl Steering {
 
     /// Follows a report; answers what it asks for. Such a report is not to be sent on.
     pub(crate) fn follow(&mut self, report: &EventReport<'_>) -> Option<Turn> {
-        let mut turn = None;
-        for event in report.events {
-            self.springs.follow(report.device, *event);
-            self.follow_touch(report.device, *event);
-            if let Some(chord) = self.chords.follow(report.device, *event) {
-                turn = Some(Turn::Chord(chord));
-            }
-            if let Some(edges) = &mut self.edges {
-                let dragging = self.chords.held().iter().any(|(_, key)| is_button(key));
-                let action = edges.follow(*event, dragging);
-                turn = turn.or(action.map(Turn::Edge));
-            }
-        }
-        turn
-    }
-
-    /// Whether a key only tells of fingers on a touch device.
-    fn is_contact(&self, device: DeviceId, key: KeyCode) -> bool {
-        /// `BTN_DIGI` to `BTN_TOOL_QUADTAP` of linux/input-event-codes.h.
-        const CONTACTS: std::ops::RangeInclusive<u16> = 0x140..=0x14f;
-        CONTACTS.contains(&key.0) && self.touches.iter().any(|one| one.device() == device)
-    }
-
-    fn follow_touch(&mut self, device: DeviceId, event: InputEvent) {
-        let is_contact = matches!(event.code, abs::MT_SLOT | abs::MT_TRACKING_ID);
-        if event.kind != EventType::ABS || !is_contact {
-            return;
-        }
-        match self.touches.iter_mut().find(|one| one.device() == device) {
-            Some(touches) => touches.follow(event),
-            None => {
-                let mut touches = Touches::new(device);
-                touches.follow(event);
-                self.touches.push(touches);
-            }
-        }
+        self.following.follow(report)
     }
 
     /// As [`follow`](Self::follow) for a window: its input is never taken from the own machine, so only servers are
@@ -225,13 +141,13 @@ impl Steering {
         if let Place::Server(index) = self.switch.place() {
             self.shared.show(index);
             if let Some(link) = self.link() {
-                for (device, key) in self.chords.held().iter() {
-                    // Nobody wants to type the chord there, and fingers touch it only when they come down anew.
+                for (device, key) in self.following.held() {
+                    // Nobody wants to type the chord there.
                     let typed = chord
                         .as_ref()
                         .is_some_and(|chord| chord.keys().contains(&key));
-                    if !typed && !self.is_contact(device, key) {
-                        press(&link, now, device, key);
+                    if !typed {
+                        link.push(now, made_up(now, device, &[InputEvent::key(key, true)]));
                     }
                 }
             }
@@ -241,10 +157,10 @@ impl Steering {
 
     /// Looks how large the screen is. To be called now and then.
     pub(crate) fn look_at_screen(&mut self) {
-        if let Some(edges) = &mut self.edges
+        if self.following.heeds_edges()
             && let Some((width, height)) = screen(&self.shared)
         {
-            edges.resize(width, height);
+            self.following.resize(width, height);
         }
     }
 
@@ -281,34 +197,25 @@ impl Steering {
 
     /// A server is left: no key stays down there, no stick pushed and nothing touched.
     pub(crate) fn let_go(&mut self, link: &InputLink, now: MonoTime) {
-        for device in self.springs.away() {
-            let events: Vec<_> = self.springs.release(device).collect();
-            link.push(now, made_up(now, device, &events));
-        }
-        for touches in self.touches.iter_mut().filter(|one| one.is_touched()) {
-            let mut events = Vec::new();
-            touches.lift(&mut events);
-            touches.set_lifted();
-            link.push(now, made_up(now, touches.device(), &events));
-        }
+        self.following.let_go(|device, events| {
+            link.push(now, made_up(now, device, events));
+        });
         link.release_all(now);
     }
 
     /// A device that is there from now on.
     pub(crate) fn add_device(&mut self, device: &DeviceDescriptor) {
-        self.springs.add_device(device);
+        self.following.add_device(device);
     }
 
     /// A device that is gone.
     pub(crate) fn unplugged(&mut self, device: DeviceId) {
-        self.remove_device(device);
-        self.springs.remove_device(device);
-        self.touches.retain(|touches| touches.device() != device);
+        self.following.unplugged(device);
     }
 
     /// A device's keys are up.
     pub(crate) fn remove_device(&mut self, device: DeviceId) {
-        self.chords.remove_device(device);
+        self.following.remove_device(device);
     }
 
     /// The devices go back to the own machine.
@@ -320,10 +227,6 @@ impl Steering {
     }
 }
 
-fn press(link: &InputLink, now: MonoTime, device: DeviceId, key: KeyCode) {
-    link.push(now, made_up(now, device, &[InputEvent::key(key, true)]));
-}
-
 /// A report that no device made.
 const fn made_up(time: MonoTime, device: DeviceId, events: &[InputEvent]) -> EventReport<'_> {
     EventReport {
@@ -332,10 +235,6 @@ const fn made_up(time: MonoTime, device: DeviceId, events: &[InputEvent]) -> Eve
         unfinished: false,
         events,
     }
-}
-
-fn is_button(key: KeyCode) -> bool {
-    (KeyCode::BTN_MISC.0..KeyCode::BTN_TOOL_PEN.0).contains(&key.0) || key == KeyCode::BTN_TOUCH
 }
 
 /// The size of the picture that is shown; none before the server has told it.
