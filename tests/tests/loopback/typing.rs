@@ -1,7 +1,7 @@
 //! `soft-kvm-client type`: what the keys make on the target, as the test card shows it.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use soft_kvm_tests::media::Rgb;
@@ -153,15 +153,24 @@ fn ctrl_c_lets_all_keys_go(stage: &Stage) -> anyhow::Result<()> {
     let server = server(stage)?;
     let file = write(stage, "text", &"AbC@ ".repeat(1_000))?;
     let mut command = typing(stage, &server, &["--rate", "20", &file])?;
+    let began = Instant::now();
     let client = stage.start("type", &mut command)?;
     client.says("connected", LIMIT)?;
     until("something is typed", LIMIT, || {
         Ok(echo(stage, &server)?.2 > 0)
     })?;
-    client.interrupt()?.refuses(&[
+    // It tells how far it is.
+    client.says("/5000 characters typed", LIMIT)?;
+    let ended = client.interrupt()?.refuses(&[
         "cancelled, all keys are let go; typed so far: ",
         "/5000 (1:",
     ])?;
+    let typed = ended.stderr.split("typed so far: ").nth(1);
+    let typed = typed.and_then(|rest| rest.split('/').next()?.parse().ok());
+    let typed: f64 = typed.context("how many were typed")?;
+    // 20 keys in a second, two of them for a capital letter, are the most.
+    let most = began.elapsed().as_secs_f64() * 20.0 + 1.0;
+    ensure!(typed <= most, "{typed} were typed in the time of {most}");
     let (keys, text, _) = settled(stage, &server)?;
     ensure!(keys == "keys", "{keys:?}");
     ensure!("AbC@ ".repeat(50).contains(&text), "{text:?}");

@@ -267,7 +267,10 @@ async fn type_text(shared: &Shared, remote: &Remote, link: &InputLink) -> anyhow
     let Some(typist) = &shared.typist else {
         return std::future::pending().await;
     };
-    let tell = |typed, all| console::err(format!("soft-kvm-client: {typed}/{all}"));
+    let typed_so_far = shared.lang.pick("characters typed", "文字を入力しました");
+    let tell = |typed, all| {
+        console::err(format!("soft-kvm-client: {typed}/{all} {typed_so_far}"));
+    };
     typist.run(link, &remote.lamps, tell).await;
     shared.stop();
     Ok(())
