@@ -100,8 +100,11 @@ pub trait FrameEncoder: Send {
     /// [`CodecError`] if the encoder refuses; the old target stays.
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError>;
 
-    /// Bytes of pixels that the CPU has read or written here so far: 0 if the device does it all.
-    fn cpu_bytes(&self) -> u64;
+    /// Bytes of pixels that the CPU has touched of pictures that it had made for itself, by a converter, so far. What is
+    /// touched of a given frame, that frame tells ([`Frame::opened_bytes`]).
+    fn cpu_bytes(&self) -> u64 {
+        0
+    }
 
     /// CPU time that threads of its own have used so far: what the caller's thread does not show.
     fn other_cpu(&self) -> Duration {

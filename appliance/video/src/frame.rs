@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use soft_kvm_core::{MonoTime, Size};
 
@@ -280,13 +281,20 @@ pub struct Frame {
     info: FrameInfo,
     pool: Arc<dyn FramePool>,
     buffer: u32,
+    /// A bit for each plane that the CPU was given.
+    opened: AtomicU8,
 }
 
 impl Frame {
     /// Lends `buffer` of `pool` out as a frame.
     #[must_use]
     pub fn new(info: FrameInfo, pool: Arc<dyn FramePool>, buffer: u32) -> Self {
-        Self { info, pool, buffer }
+        Self {
+            info,
+            pool,
+            buffer,
+            opened: AtomicU8::new(0),
+        }
     }
 
     /// What is known of the frame.
@@ -298,7 +306,23 @@ impl Frame {
     /// The plane's memory for the CPU, or `None` if the frame has no such plane or the CPU can't read it.
     #[must_use]
     pub fn plane(&self, plane: usize) -> Option<Plane<'_>> {
-        self.pool.plane(self.buffer, plane)
+        let given = self.pool.plane(self.buffer, plane)?;
+        let bit = u32::try_from(plane)
+            .ok()
+            .and_then(|plane| 1_u8.checked_shl(plane));
+        self.opened.fetch_or(bit.unwrap_or(0), Ordering::Relaxed);
+        Some(given)
+    }
+
+    /// Bytes of the planes that [`plane`](Self::plane) gave so far, whole: 0 while only devices have used the frame.
+    #[must_use]
+    pub fn opened_bytes(&self) -> u64 {
+        let opened = self.opened.load(Ordering::Relaxed);
+        let planes = self.info.format.planes(self.info.size).enumerate();
+        planes
+            .filter(|(plane, _)| opened >> plane & 1 == 1)
+            .map(|(_, (line, lines))| line as u64 * lines as u64)
+            .sum()
     }
 
     /// The frame's memory for devices, or `None` if it is ordinary memory.

@@ -26,6 +26,8 @@ pub(super) struct Converting {
     converter: M2mConverter,
     encoder: M2mEncoder,
     name: String,
+    /// Bytes of converted pictures that the CPU was given.
+    touched: u64,
 }
 
 impl Converting {
@@ -58,6 +60,7 @@ impl Converting {
                     return Some(Self {
                         converter,
                         encoder,
+                        touched: 0,
                         name: format!("{} ({})", found.path.display(), found.driver),
                     });
                 }
@@ -90,7 +93,9 @@ impl FrameEncoder for Converting {
         out: &mut Vec<u8>,
     ) -> Result<Encoded, CodecError> {
         let converted = self.converter.convert(frame)?;
-        self.encoder.encode(&converted, idr, out)
+        let encoded = self.encoder.encode(&converted, idr, out);
+        self.touched += converted.opened_bytes();
+        encoded
     }
 
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError> {
@@ -98,7 +103,7 @@ impl FrameEncoder for Converting {
     }
 
     fn cpu_bytes(&self) -> u64 {
-        self.encoder.cpu_bytes()
+        self.touched
     }
 
     fn converter(&self) -> Option<&str> {

@@ -317,9 +317,9 @@ impl<'a> Stage<'a> {
         let cpu = open.coder.other_cpu();
         let encoded = match (&mut open.coder, &self.frame) {
             (Coder::Import(encoder), Some(frame)) => {
-                let before = encoder.cpu_bytes();
+                let before = encoder.cpu_bytes() + frame.opened_bytes();
                 let encoded = encoder.encode(frame, idr, &mut self.coded);
-                touched += encoder.cpu_bytes() - before;
+                touched += encoder.cpu_bytes() + frame.opened_bytes() - before;
                 encoded
             }
             // `fit` opens no importing encoder without a frame to import.

@@ -121,10 +121,6 @@ impl FrameEncoder for VaapiEncoder {
         Ok(())
     }
 
-    fn cpu_bytes(&self) -> u64 {
-        0
-    }
-
     fn other_cpu(&self) -> Duration {
         self.core.cpu
     }

@@ -32,6 +32,8 @@ fn fails(failures: &Failures, driver: &'static str, what: &str) -> Result<(), Co
 #[derive(Default)]
 struct Two {
     imports: bool,
+    /// What imports looks at the pixels nevertheless.
+    looks: bool,
     opens: AtomicUsize,
     open: Failures,
     encode: Failures,
@@ -46,6 +48,7 @@ impl Two {
         Ok(Box::new(Fake {
             name,
             failures,
+            looks: self.looks,
             cpu: Duration::ZERO,
         }))
     }
@@ -84,6 +87,7 @@ impl Encoders for Two {
 struct Fake {
     name: &'static str,
     failures: Failures,
+    looks: bool,
     cpu: Duration,
 }
 
@@ -132,16 +136,21 @@ impl FrameEncoder for Fake {
         CodedFormat::H264
     }
 
-    fn encode(&mut self, _: &Frame, idr: bool, out: &mut Vec<u8>) -> Result<Encoded, CodecError> {
+    fn encode(
+        &mut self,
+        frame: &Frame,
+        idr: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, CodecError> {
+        if self.looks {
+            // Twice is no more than once: the counter is of planes that were given.
+            assert!(frame.plane(0).is_some() && frame.plane(0).is_some());
+        }
         self.unit(idr, out)
     }
 
     fn set_bitrate(&mut self, _: Bitrate) -> Result<(), CodecError> {
         Ok(())
-    }
-
-    fn cpu_bytes(&self) -> u64 {
-        0
     }
 
     fn other_cpu(&self) -> Duration {
@@ -282,6 +291,19 @@ fn imported_frames_are_not_touched() {
     );
     assert_eq!(cpu_bytes(&shared), 0);
     assert_eq!(shared.encoder(), Some(EncoderDriver::V4l2m2m));
+}
+
+#[test]
+fn what_an_importing_encoder_looks_at_is_counted() {
+    let two = Two {
+        imports: true,
+        looks: true,
+        ..Two::default()
+    };
+    let (shared, seen) = (shared(LONG), Seen::default());
+    run(&two, &shared, &seen, 3);
+    let area = u64::from(SIZE.width * SIZE.height);
+    assert_eq!(cpu_bytes(&shared), 3 * area * 4);
 }
 
 #[test]

@@ -309,10 +309,6 @@ impl FrameEncoder for M2mEncoder {
         self.core.set_bitrate(bitrate);
         Ok(())
     }
-
-    fn cpu_bytes(&self) -> u64 {
-        0
-    }
 }
 
 /// A hardware encoder whose pictures the CPU copies into the device's memory.
