@@ -254,6 +254,14 @@ pub enum Command {
     /// Gives grabbed devices back when the program that took them hangs; started by the client itself.
     #[command(hide = true)]
     Guard,
+    /// Puts the screen's old picture back when the program that took it is killed; started by the client itself.
+    #[command(hide = true)]
+    ScreenKeeper {
+        /// The CRTC's number.
+        crtc: u32,
+        /// The connector's.
+        connector: u32,
+    },
     /// Show, rotate, back up or restore this machine's key.
     Key {
         /// What to do.

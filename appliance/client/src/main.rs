@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Some(Command::Guard) => run::guard(),
+        Some(Command::ScreenKeeper { crtc, connector }) => run::keep_screen(crtc, connector),
         Some(Command::Completions { shell }) => {
             console::completions::<Cli>(shell, "soft-kvm-client");
             Ok(())

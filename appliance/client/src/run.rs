@@ -194,6 +194,14 @@ pub fn guard() -> anyhow::Result<()> {
     crate::grab::guard()
 }
 
+/// The process that puts the screen's old picture back when the client is killed.
+///
+/// # Errors
+/// It was not started by the client, or the kernel says no.
+pub fn keep_screen(crtc: u32, connector: u32) -> anyhow::Result<()> {
+    view::screen::keep(crtc, connector)
+}
+
 /// `soft-kvm-client relay …`.
 ///
 /// # Errors

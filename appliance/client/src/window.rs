@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use soft_kvm_core::{MonoTime, Size};
-use soft_kvm_platform::os::clock;
-use soft_kvm_platform::os::display::DisplayOptions;
+use soft_kvm_platform::os::display::{DisplayOptions, KeeperCommand};
+use soft_kvm_platform::os::{clock, confine};
 use soft_kvm_protocol::input::DeviceId;
 
 use crate::cli::ConnectArgs;
@@ -33,10 +33,18 @@ pub(crate) fn run_on_screen(
         display: DisplayOptions {
             device: None,
             connector: args.screen.clone(),
+            keeper: Some(KeeperCommand::of(
+                &confine::own_executable(),
+                screen::KEEPER,
+            )),
         },
         overlay: args.overlay,
     };
-    screen::run(viewport, &options, |event| {
+    let rate = || {
+        let stats = lock(&shared.shown()?.stats);
+        stats.video.as_ref().map(|video| video.rate)
+    };
+    screen::run(viewport, &options, rate, |event| {
         if let ViewEvent::Presented { frame, at } = event {
             presented(shared, frame, at);
         }

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use soft_kvm_core::{FrameRate, MonoTime};
-use soft_kvm_platform::os::display::{Display, DisplayError, DisplayOptions};
-
+use soft_kvm_platform::os::display::{self, Display, DisplayError, DisplayOptions};
 use soft_kvm_video::cursor::Cursor;
 
 use super::ViewEvent;
@@ -14,6 +14,9 @@ use super::viewport::{Picture, Texts, Viewport};
 
 /// How often a monitor that has gone is looked for.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// The subcommand that is the screen's keeper.
+pub(crate) const KEEPER: &str = "screen-keeper";
 
 /// How the screen is used.
 #[derive(Clone, Debug)]
@@ -26,14 +29,23 @@ pub(crate) struct ScreenOptions {
     pub(crate) overlay: bool,
 }
 
+/// The keeper's process.
+///
+/// # Errors
+/// It was started by hand, or the screen cannot be restored.
+pub(crate) fn keep(crtc: u32, connector: u32) -> anyhow::Result<()> {
+    display::run_keeper(crtc, connector).context("this is for soft-kvm-client itself")
+}
+
 /// Takes the monitor and shows the viewport's pictures until [`Viewport::close`] is called. What was on the monitor
-/// before comes back at the end. A monitor that is pulled is waited for.
+/// before comes back at the end. A monitor that is pulled is waited for. `rate` tells that of the stream, once it is known.
 ///
 /// # Errors
 /// [`DisplayError`] when no monitor can be taken at the start.
 pub(crate) fn run(
     viewport: &Viewport,
     options: &ScreenOptions,
+    rate: impl Fn() -> Option<FrameRate>,
     mut on_event: impl FnMut(ViewEvent<'_>),
 ) -> Result<(), DisplayError> {
     let mut screen = Screen {
@@ -61,7 +73,9 @@ pub(crate) fn run(
             thread::park();
             continue;
         }
-        match screen.draw(options.overlay) {
+        // Before the server has told: a multiple of 30 pictures in a second shows 30 and 60 evenly.
+        let pace = rate().unwrap_or_else(|| FrameRate::hz(30));
+        match screen.draw(options.overlay, pace) {
             Ok(()) => {
                 (stale, lost) = (false, false);
                 if fresh {
@@ -94,9 +108,8 @@ struct Screen {
 }
 
 impl Screen {
-    fn draw(&mut self, overlay: bool) -> Result<(), DisplayError> {
-        // The stream's rate is not known here: any multiple of 30 pictures in a second shows 30 and 60 evenly.
-        let size = self.display.prepare(self.front.size, FrameRate::hz(30))?;
+    fn draw(&mut self, overlay: bool, rate: FrameRate) -> Result<(), DisplayError> {
+        let size = self.display.prepare(self.front.size, rate)?;
         self.canvas.resize(size.pixels(), 0);
         let place = Placement::fit(self.front.size, size);
         let picture = self.front.size;

@@ -58,6 +58,8 @@ fn show(
         None => Display::open(&DisplayOptions {
             device: None,
             connector: Some(connector.to_owned()),
+            // The server starts no process once it has locked itself in.
+            keeper: None,
         })?,
     };
     let size = display.prepare(Size::default(), FrameRate::hz(60))?;

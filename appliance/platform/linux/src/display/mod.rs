@@ -1,11 +1,13 @@
 //! A monitor without a window system: mode setting and page flips of a DRM card (kernel doc "Kernel Mode Setting").
 //!
-//! The kernel gives the screen back when the descriptor is closed, also when the process is killed; a clean end puts
-//! what was there before back itself.
+//! The kernel gives the screen back when the descriptor is closed, also when the process is killed. A clean end puts
+//! back itself what was there before; for a process that is killed its keeper does.
 
+mod keeper;
 mod mode;
 mod screen;
 
+pub use keeper::{KeeperCommand, run_keeper};
 pub(crate) use screen::open_master;
 pub use screen::{Display, DisplayOptions};
 

@@ -20,6 +20,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use soft_kvm_core::{FrameRate, Size};
 
 use super::DisplayError;
+use super::keeper::{KeeperCommand, ScreenKeeper};
 use super::mode::{Timing, choose};
 use crate::broker::{self, Kind};
 use crate::dmabuf::{Access, Mapping};
@@ -41,10 +42,12 @@ pub struct DisplayOptions {
     pub device: Option<PathBuf>,
     /// Connector, e.g. `HDMI-A-1`; the first with a monitor if `None`.
     pub connector: Option<String>,
+    /// What puts the old picture back if this program is killed; without it the screen stays dark then.
+    pub keeper: Option<KeeperCommand>,
 }
 
 #[derive(Debug)]
-struct Card(File);
+pub(super) struct Card(File);
 
 impl AsFd for Card {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -53,6 +56,31 @@ impl AsFd for Card {
 }
 impl DrmDevice for Card {}
 impl ControlDevice for Card {}
+
+impl Card {
+    /// One that another process has opened.
+    pub(super) fn shared(fd: OwnedFd) -> Self {
+        Self(fd.into())
+    }
+
+    /// Puts back what a CRTC showed.
+    pub(super) fn restore(
+        &self,
+        crtc: crtc::Handle,
+        connector: connector::Handle,
+        before: &crtc::Info,
+    ) -> io::Result<()> {
+        // What a killed program leaves is a mode without a picture: that is dark, too.
+        let lit = before.framebuffer().is_some();
+        self.set_crtc(
+            crtc,
+            before.framebuffer(),
+            before.position(),
+            lit.then_some(connector).as_slice(),
+            before.mode().filter(|_| lit),
+        )
+    }
+}
 
 /// Tries until the screen is free, or counts as taken.
 fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -128,6 +156,7 @@ pub struct Display {
     next: usize,
     flipping: bool,
     picture: Option<(Size, FrameRate)>,
+    keeper: Option<ScreenKeeper>,
 }
 
 impl Display {
@@ -146,7 +175,7 @@ impl Display {
         let mut last = DisplayError::NoMonitor("this machine has no graphics card".to_owned());
         for path in cards {
             match Self::open_card(&path, options.connector.as_deref()) {
-                Ok(display) => return Ok(display),
+                Ok(display) => return Ok(display.kept(options.keeper.as_ref())),
                 Err(error) => last = error,
             }
         }
@@ -220,7 +249,22 @@ impl Display {
             next: 0,
             flipping: false,
             picture: None,
+            keeper: None,
         })
+    }
+
+    /// The same with a keeper; one that does not start is told, and left out.
+    fn kept(mut self, command: Option<&KeeperCommand>) -> Self {
+        let card = self.card.as_fd();
+        let start = |command| ScreenKeeper::start(command, card, self.crtc, self.connector);
+        match command.map(start).transpose() {
+            Ok(keeper) => self.keeper = keeper,
+            Err(error) => tracing::warn!(
+                device = self.device, %error,
+                "the screen's keeper does not start: if this program is killed, the screen stays dark"
+            ),
+        }
+        self
     }
 
     /// Sets a mode that fits pictures of this size and rate; returns the size to draw in. That is the picture's own where
@@ -421,19 +465,13 @@ impl Drop for Display {
         if self.mode.is_some()
             && let Some(before) = &self.before
         {
-            // What a killed program leaves is a mode without a picture: that is dark, too.
-            let lit = before.framebuffer().is_some();
-            let connectors = lit.then_some(self.connector);
-            let restored = self.card.set_crtc(
-                self.crtc,
-                before.framebuffer(),
-                before.position(),
-                connectors.as_slice(),
-                before.mode().filter(|_| lit),
-            );
+            let restored = self.card.restore(self.crtc, self.connector, before);
             if let Err(error) = restored {
                 tracing::warn!(device = self.device, %error, "the screen's old picture is not put back");
             }
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.done();
         }
         let buffers = std::mem::take(&mut self.buffers);
         self.free(buffers);
