@@ -103,6 +103,7 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         "libinput reads our virtual devices",
         &[Test],
     ),
+    ("libpam-systemd", "login sessions in the lab", &[Test]),
     ("iptables", "older firewall rules for doctor", &[Test]),
     ("nftables", "firewall rules for doctor", &[Test]),
     (

@@ -41,7 +41,8 @@ impl PlatformTest {
             modules,
             udev: false,
             systemd: false,
-            timeout: Duration::from_secs(120),
+            // Long enough for the slowest, 100 rounds of unplugging.
+            timeout: Duration::from_secs(300),
             shared: None,
             kernel: None,
             processor: 0,

@@ -284,6 +284,49 @@ fn equal_event_for_event_and_hidden_from_the_local_system() {
     );
 }
 
+/// From the operator's kernel to the target's: what reads, and what writes.
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn once_warm_no_event_allocates_from_its_device_to_the_twin() {
+    let hardware = Hardware::plug("Lab Counted Keyboard");
+    let Twinned {
+        mut source,
+        told: _,
+        device,
+        mut sink,
+        node: _,
+    } = Twinned::new(&hardware);
+    let mut applied = 0;
+    let mut report = |number: i32| {
+        hardware.report(&[
+            key(KeyCode::A, number % 2 == 1),
+            InputEvent::new(EventType::REL, rel::X, number),
+            InputEvent::new(EventType::REL, rel::Y, -number),
+        ]);
+        let before = applied;
+        allocation_counter::measure(|| {
+            while applied == before {
+                let each = &mut |event: SourceEvent<'_>| {
+                    if let SourceEvent::Report(report) = event {
+                        sink.apply(report.time, device.id, report.events, false)
+                            .expect("the twin takes it");
+                        applied += 1;
+                    }
+                };
+                source.wait(Some(STEP), each).expect("the source goes on");
+            }
+            sink.poll_feedback(&mut |_| {});
+        })
+        .count_total
+    };
+    (1..=300).for_each(|number| {
+        report(number);
+    });
+    let allocations: u64 = (301..=2_300).map(&mut report).sum();
+    assert_eq!(allocations, 0);
+    assert_eq!(applied, 2_300);
+}
+
 #[test]
 #[ignore = "needs /dev/uinput: run in the lab"]
 fn leds_come_back_and_are_shown_and_restored() {

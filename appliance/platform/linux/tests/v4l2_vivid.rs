@@ -491,7 +491,7 @@ fn reopen() -> V4l2Source {
     }
 }
 
-/// 100 rounds with `SOFT_KVM_LAB_ROUNDS=100`; otherwise as many as fit into some seconds.
+/// 100 rounds, or as many as a slow machine plays in the time; `SOFT_KVM_LAB_ROUNDS` asks for others.
 #[test]
 #[ignore = "needs vivid: run in the lab"]
 fn hotplug_rounds_leak_nothing() {
@@ -511,7 +511,7 @@ fn hotplug_rounds_leak_nothing() {
     let (mut done, mut worst) = (0, Duration::ZERO);
     while match rounds {
         Some(rounds) => done < rounds,
-        None => done < 100 && start.elapsed() < Duration::from_secs(15),
+        None => done < 100 && start.elapsed() < Duration::from_secs(180),
     } {
         let mut source = reopen();
         let held = next_frame(&mut source).expect("a picture");

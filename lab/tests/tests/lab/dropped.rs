@@ -17,11 +17,11 @@ const FLOOD: i32 = 600;
 /// What the client says of it.
 const TOLD: &str = "the kernel dropped input events";
 
-/// Gamepad, flight stick and steering wheel report faster than the client may read: buttons and axes whose last change was
+/// Gamepad, flight stick, steering wheel and pen report faster than the client may read: buttons and axes whose last change was
 /// dropped stand on the target as they do on the device.
 pub(crate) fn axes_and_buttons() -> anyhow::Result<()> {
     let scene = Scene::new()?;
-    for class in ["gamepad", "joystick", "wheel"] {
+    for class in ["gamepad", "joystick", "wheel", "pen"] {
         let before = scene.client.process.output().matches(TOLD).count();
         let device = scene.device(class)?;
         lose_events(device).with_context(|| class.to_owned())?;

@@ -82,7 +82,7 @@ fn told(server: &Server, client: &Client, name: &str, why: &str) -> anyhow::Resu
 }
 
 /// The longest time from one picture to the next on the client, in milliseconds.
-fn longest_gap(shown: &Value) -> anyhow::Result<f64> {
+pub(crate) fn longest_gap(shown: &Value) -> anyhow::Result<f64> {
     let interval = shown
         .pointer("/video/interval_ms")
         .context("no intervals")?;

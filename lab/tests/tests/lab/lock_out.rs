@@ -233,40 +233,6 @@ pub(crate) fn trial() -> anyhow::Result<()> {
     scene.server.stop().map(drop)
 }
 
-/// Another user's session is shown: the devices are that user's, until it is ours again.
-pub(crate) fn session() -> anyhow::Result<()> {
-    const FILE: &str = "/run/systemd/sessions/7";
-    let scene = Scene::new()?;
-    let seat = scene.seat()?;
-    fs::create_dir_all("/run/systemd/sessions")?;
-    let show = |ours: bool| {
-        // logind puts a new file in place of the old one.
-        let text = format!("UID=0\nACTIVE={}\nSEAT=seat0\n", u8::from(ours));
-        fs::write("/run/systemd/sessions/.new", text)?;
-        fs::rename("/run/systemd/sessions/.new", FILE)
-    };
-    show(true)?;
-    let arguments = ["--grab", "all"];
-    let mut client: Client = seat.connect_as(TARGET, &arguments, &[("XDG_SESSION_ID", "7")])?;
-    await_grabs(&mut client, 1)?;
-    scene.keyboard.report(&[Event::key(KEY_A, true)])?;
-    show(false)?;
-    guest::wait_for("the devices", SOON, || {
-        let shift = [Event::key(42, true), Event::key(42, false)];
-        let before = scene.local.events().len();
-        for event in shift {
-            scene.keyboard.report(&[event]).ok()?;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-        (scene.local.events().len() > before).then_some(())
-    })?;
-    scene.keyboard.report(&[Event::key(KEY_A, false)])?;
-    show(true)?;
-    scene.await_taken("the session is shown again")?;
-    client.stop()?;
-    scene.server.stop().map(drop)
-}
-
 fn children(process: u32) -> anyhow::Result<Vec<String>> {
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc")? {

@@ -22,11 +22,13 @@ mod ladder;
 mod lan;
 mod latency;
 mod lock_out;
+mod login;
 mod m2m;
 mod media;
 mod pairing;
 mod picture;
 mod plug;
+mod pointer;
 mod privsep;
 mod probe;
 mod recording;
@@ -46,6 +48,7 @@ mod viewer;
 mod vivid;
 mod vkms;
 mod wire;
+mod xvfb;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -275,6 +278,10 @@ const TESTS: &[LabTest] = &[
         udev: true,
         ..LabTest::new("touch-window", &[touch::window])
     },
+    LabTest {
+        programs: &["Xvfb", "xdotool"],
+        ..LabTest::new("pointer-window", &[pointer::window])
+    },
     LabTest::new("input-dropped", &[dropped::axes_and_buttons]),
     LabTest {
         programs: &["tc"],
@@ -284,6 +291,12 @@ const TESTS: &[LabTest] = &[
     LabTest {
         timeout: Duration::from_secs(120),
         ..LabTest::new("input-handed-over", &[compete::handed_over])
+    },
+    LabTest {
+        systemd: true,
+        programs: &["loginctl"],
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("lock-out-session", &[login::only_while_shown])
     },
     LabTest {
         // Long enough for 200 rounds.
@@ -304,7 +317,6 @@ const TESTS: &[LabTest] = &[
     },
     LabTest::new("lock-out-killed", &[lock_out::killed]),
     LabTest::new("lock-out-trial", &[lock_out::trial]),
-    LabTest::new("lock-out-session", &[lock_out::session]),
     LabTest::new("switching-chords", &[switching::chords]),
     LabTest::new("switching-joystick", &[switching::joystick]),
     LabTest::new("force-feedback", &[force::effects_of_programs]),

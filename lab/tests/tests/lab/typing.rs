@@ -1,7 +1,5 @@
 //! `soft-kvm-client type` and the window's pasting: what the target's kernel reads, as a desktop understands it.
 
-use std::process::Command;
-
 use anyhow::{Context as _, ensure};
 use evdevil::Evdev;
 use evdevil::event::Led;
@@ -11,6 +9,7 @@ use soft_kvm_testkit::keyboard::TextField;
 use crate::input::{self, Reader};
 use crate::keyboard::SMALL;
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
+use crate::xvfb::{VARIABLES, Xvfb};
 
 const KEYBOARD: &str = "Soft KVM typing keyboard";
 const WINDOW_KEYBOARD: &str = "Soft KVM window keyboard";
@@ -22,8 +21,6 @@ const TEXT: &str =
 
 /// What is pasted.
 const COPIED: &str = "Capital and small: \"ABC abc\" {1}";
-/// Of the operator's X server, which has no screen.
-const DISPLAY: &str = ":7";
 
 /// A German text arrives through the kernel's own device as it was written, although Caps Lock was on; afterwards it is
 /// on again.
@@ -59,30 +56,24 @@ pub(crate) fn pasted() -> anyhow::Result<()> {
     seat.pair(TARGET, server.code()?)?;
     let copied = seat.file("copied");
     std::fs::write(&copied, COPIED)?;
-    let screen = ["-nolisten", "tcp", "-screen", "0", "1024x768x24"];
-    let _screen = Process::start("xvfb", Command::new("Xvfb").arg(DISPLAY).args(screen))?;
-    let xdotool =
-        |words: &[&str]| guest::run(Command::new("xdotool").args(words).env("DISPLAY", DISPLAY));
-    guest::wait_for("Xvfb", SOON, || xdotool(&["getdisplaygeometry"]).ok())?;
+    let screen = Xvfb::start()?;
     let _clipboard = Process::start(
         "xclip",
-        Command::new("xclip")
+        screen
+            .command("xclip")
             .args(["-selection", "clipboard", "-quiet", "-in"])
-            .arg(&copied)
-            .env("DISPLAY", DISPLAY),
+            .arg(&copied),
     )?;
-    let client = seat.window(TARGET, &[("DISPLAY", DISPLAY), ("WAYLAND_DISPLAY", "")])?;
+    let client = seat.window(TARGET, VARIABLES)?;
     let node = input::twin(WINDOW_KEYBOARD).with_context(|| client.process.output())?;
     let keys = Reader::start(&node)?;
     let lamps = Evdev::open(&node)?;
     let lamp = |lit| lamps.set_led(Led::from_raw(1), lit);
-    let search = ["search", "--onlyvisible", "--name", "Soft KVM"];
-    let window = guest::wait_for("the window", SOON, || xdotool(&search).ok())?;
-    xdotool(&["windowfocus", "--sync", window.trim()])?;
+    screen.focus_window()?;
     lamp(true)?;
     // Its way to the client is not waited for by anybody: a second chord would end what the first began.
     std::thread::sleep(std::time::Duration::from_secs(1));
-    xdotool(&["key", "ctrl+alt+shift+v"])?;
+    screen.xdotool(&["key", "ctrl+alt+shift+v"])?;
     taps_caps_lock(&keys, 1).with_context(|| client.process.output())?;
     lamp(false)?;
     taps_caps_lock(&keys, 2)?;

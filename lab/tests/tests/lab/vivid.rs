@@ -1,6 +1,5 @@
 //! A kernel video device on one host, its picture decoded on another.
 
-use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use soft_kvm_lab_tests::guest;
 
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
+use crate::ladder::longest_gap;
 use crate::picture::{Picture, near};
 
 /// An HDMI input, whose signal says the size.
@@ -148,6 +148,12 @@ pub(crate) fn unplugged() -> anyhow::Result<()> {
         "only {decoded} pictures decoded: {shown}\n{served}"
     );
     ensure!(kvm::number(&shown, "/dropped/decoder")? == 0, "{shown}");
+    let touched = kvm::number(&served, "/cpu_pixel_bytes")?;
+    let gap = longest_gap(&shown)?;
+    guest::tell(format!(
+        "pulled and back: {decoded} pictures over one connection, the reason meanwhile, longest gap {gap:.0} ms, {touched} \
+         bytes of pixels touched by the server's CPU"
+    ));
     Ok(())
 }
 
@@ -212,11 +218,10 @@ pub(crate) fn states() -> anyhow::Result<()> {
     let connections = kvm::number(&shown, "/connect_ms/count")?;
     ensure!(connections == 1, "{connections} connections: {shown}");
     let decoded = kvm::number(&shown, "/frames/decoded")?;
-    let _ = writeln!(
-        std::io::stdout(),
+    guest::tell(format!(
         "seen: {} states as pictures of their own, {decoded} pictures decoded over one connection",
         pictures.len()
-    );
+    ));
     Ok(())
 }
 
