@@ -129,10 +129,19 @@ pub enum ClientsAnswer {
     },
     /// The client as it is now, or was before it was revoked.
     Done(ListedClient),
-    /// The code of the pairing window, six digits.
-    Code(String),
+    /// A pairing window is open.
+    Code(PairingCode),
     /// Nothing was changed.
     Refused(String),
+}
+
+/// What a client needs to pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairingCode {
+    /// Six digits.
+    pub code: String,
+    /// What a QR code says: `soft-kvm:pair?…` with name, port, code and fingerprint of the server.
+    pub uri: String,
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use soft_kvm_core::Lang;
 use soft_kvm_protocol::pairing::PeerName;
-use soft_kvm_protocol::roles::{ClientsAnswer, ClientsRequest, ListedClient, Role};
+use soft_kvm_protocol::roles::{ClientsAnswer, ClientsRequest, ListedClient, PairingCode, Role};
 
-use crate::console;
+use crate::{console, qr};
 
 /// What to do with the paired clients.
 #[derive(Clone, Debug, Subcommand)]
@@ -84,7 +84,10 @@ pub fn run(
             });
             Ok(())
         }
-        ClientsAnswer::Code(code) => {
+        ClientsAnswer::Code(PairingCode { code, uri }) => {
+            if let Some(picture) = qr::for_people(&uri) {
+                console::out(picture);
+            }
             let words = lang.pick("Pairing code:", "ペアリングコード:");
             console::out(format!("{words} {code}"));
             Ok(())

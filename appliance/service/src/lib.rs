@@ -13,6 +13,7 @@ mod journal;
 pub mod keys;
 #[cfg(unix)]
 mod notify;
+pub mod qr;
 #[cfg(unix)]
 mod signals;
 

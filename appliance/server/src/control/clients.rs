@@ -1,11 +1,14 @@
 //! Requests about the paired clients, wherever they come from, and what they do to live sessions.
 
-use soft_kvm_protocol::roles::{ClientsAnswer, ClientsRequest, ListedClient, MAX_LISTED, Role};
+use soft_kvm_protocol::roles::{
+    ClientsAnswer, ClientsRequest, ListedClient, MAX_LISTED, PairingCode, Role,
+};
 use soft_kvm_security::audit::Event;
 use soft_kvm_security::policy::{self, By};
 use soft_kvm_security::{ManageError, Peer, PeerStore, StateError};
 
 use crate::context::Context;
+use crate::run::pairing_uri;
 
 /// Answers a request; a session that may no longer be as it is has been cut when this returns.
 pub(crate) fn answer(context: &Context, by: By, request: &ClientsRequest) -> ClientsAnswer {
@@ -16,6 +19,10 @@ pub(crate) fn answer(context: &Context, by: By, request: &ClientsRequest) -> Cli
                 context
                     .open_pairing(*role, by)
                     .map_err(|error| error.to_string())
+            })
+            .map(|code| PairingCode {
+                uri: pairing_uri(context, &code),
+                code,
             });
         return opened.map_or_else(ClientsAnswer::Refused, ClientsAnswer::Code);
     }
