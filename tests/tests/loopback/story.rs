@@ -35,6 +35,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: a_new_name_and_port_are_used_at_once,
     },
     Test {
+        name: "story::what_sessions_agreed_on_changes_and_clients_come_back",
+        needs: &[],
+        run: what_sessions_agreed_on_changes_and_clients_come_back,
+    },
+    Test {
         name: "story::a_server_with_a_broken_story_does_not_start",
         needs: &[],
         run: a_server_with_a_broken_story_does_not_start,
@@ -158,6 +163,35 @@ fn a_changed_file_restarts_only_the_encoder(stage: &Stage) -> anyhow::Result<()>
             "{restarted:?}"
         );
     }
+    Ok(())
+}
+
+/// A reload that changes what was agreed on ends the session, which the audit log tells as the server's doing; the client comes
+/// back, and its end is the client's.
+fn what_sessions_agreed_on_changes_and_clients_come_back(stage: &Stage) -> anyhow::Result<()> {
+    let file = stage.write("story.jsonnet", &story("rtp+: { mtu: 1100 }"))?;
+    let file = file.to_string_lossy();
+    let server = Server::start(stage, &[&["--story", &file], TESTCARD].concat())?;
+    server.pair(stage)?;
+    let mut command = server.client(stage, &["--view", "none"])?;
+    let client = stage.start("client", &mut command)?;
+    client.says(" connected ", LIMIT)?;
+    stage.write("story.jsonnet", &story("rtp+: { mtu: 1300 }"))?;
+    until("it comes back", LIMIT, || {
+        Ok(client.stderr().matches(" connected ").count() == 2)
+    })?;
+    client.interrupt()?.success()?;
+    let mut why = Vec::new();
+    until("both ends are told", LIMIT, || {
+        let log = audit::lines(stage, &server.state)?;
+        let ends = log.iter().filter(|line| line["event"] == "disconnected");
+        why = ends.map(|line| line["why"].clone()).collect();
+        Ok(why.len() == 2)
+    })?;
+    ensure!(
+        why == ["ended by the server", "ended by the client"],
+        "{why:?}"
+    );
     Ok(())
 }
 

@@ -171,7 +171,7 @@ pub(super) async fn run(
         seconds: clock::now().since(began).as_secs(),
         keys: session.gate.keys(),
         why: match &outcome {
-            Ok(()) if session.gate.is_shut() => "ended by the server".to_owned(),
+            Ok(()) if session.is_ended() => "ended by the server".to_owned(),
             Ok(()) => "ended by the client".to_owned(),
             Err(error) => audit::why(error),
         },

@@ -313,6 +313,12 @@ impl Session {
         self.outgoing.close();
     }
 
+    /// Whether this side has ended it: by [`end`](Self::end), by a cut, or because the client did not read.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.outgoing.is_closed()
+    }
+
     /// Lifts what this session has down on the target, because another client is heard next.
     fn lift_unheard(&self) {
         let mut input = lock(&self.input);
