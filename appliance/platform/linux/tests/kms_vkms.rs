@@ -23,9 +23,22 @@ impl AsFd for Card {
 impl DrmDevice for Card {}
 impl ControlDevice for Card {}
 
+impl Card {
+    fn open(node: &Path) -> Self {
+        let file = OpenOptions::new().read(true).write(true).open(node);
+        Self(file.expect("the card opens"))
+    }
+
+    /// The same open file: what is master once is both times.
+    fn again(&self) -> Self {
+        Self(self.0.try_clone().expect("a descriptor"))
+    }
+}
+
 /// A mode with a dumb buffer, as a text console has.
 struct Screen {
     card: Card,
+    number: usize,
     buffer: DumbBuffer,
     fb: framebuffer::Handle,
     size: Size,
@@ -40,10 +53,13 @@ fn node() -> PathBuf {
 
 impl Screen {
     fn new(node: &Path, colour: u32) -> Self {
-        let file = OpenOptions::new().read(true).write(true).open(node);
-        let card = Card(file.expect("the card opens"));
+        Self::on(Card::open(node), 0, colour)
+    }
+
+    /// On the card's connector and CRTC of this number.
+    fn on(card: Card, number: usize, colour: u32) -> Self {
         let resources = card.resource_handles().expect("resources");
-        let connector = resources.connectors()[0];
+        let connector = resources.connectors()[number];
         let info = card.get_connector(connector, true).expect("a connector");
         let mode = info.modes()[0];
         let (width, height) = mode.size();
@@ -54,11 +70,12 @@ impl Screen {
         let fb = card
             .add_framebuffer(&buffer, 24, 32)
             .expect("a framebuffer");
-        let crtc = resources.crtcs()[0];
+        let crtc = resources.crtcs()[number];
         card.set_crtc(crtc, Some(fb), (0, 0), &[connector], Some(mode))
             .expect("a mode");
         let mut screen = Self {
             card,
+            number,
             buffer,
             fb,
             size,
@@ -85,7 +102,8 @@ impl Screen {
 
 impl Screen {
     fn turn_off(&self) {
-        let crtc = self.card.resource_handles().expect("resources").crtcs()[0];
+        let crtcs = self.card.resource_handles().expect("resources");
+        let crtc = crtcs.crtcs()[self.number];
         let _ = self.card.set_crtc(crtc, None, (0, 0), &[], None);
     }
 }
@@ -184,6 +202,79 @@ fn shared_memory() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("Shmem:"));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     number.expect("the kernel counts it")
+}
+
+/// A second card of vkms, with two screens (kernel doc "drm/vkms", "Configuring With Configfs").
+fn card_of_two_screens() -> PathBuf {
+    const CONFIGFS: &str = "/sys/kernel/config";
+    const PRIMARY: &str = "1";
+    let before = cards();
+    if !Path::new(CONFIGFS).join("vkms").exists() {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "configfs", "none", CONFIGFS])
+            .status();
+        assert!(mounted.expect("mount").success(), "no configfs");
+    }
+    let device = Path::new(CONFIGFS).join("vkms/two");
+    std::fs::create_dir(&device).expect("vkms takes devices by configfs");
+    for number in 0..2 {
+        let part = |kind: &str| {
+            let folder = device.join(format!("{kind}s/{kind}{number}"));
+            std::fs::create_dir(&folder).expect("a part of the device");
+            folder
+        };
+        let (plane, crtc, encoder, connector) = (
+            part("plane"),
+            part("crtc"),
+            part("encoder"),
+            part("connector"),
+        );
+        std::fs::write(plane.join("type"), PRIMARY).expect("a primary plane");
+        for (from, to) in [
+            (plane.join("possible_crtcs/crtc"), &crtc),
+            (encoder.join("possible_crtcs/crtc"), &crtc),
+            (connector.join("possible_encoders/encoder"), &encoder),
+        ] {
+            std::os::unix::fs::symlink(to, from).expect("a link");
+        }
+    }
+    std::fs::write(device.join("enabled"), "1").expect("the device comes");
+    let mut new = cards();
+    new.retain(|card| !before.contains(card));
+    new.pop().expect("its card")
+}
+
+fn cards() -> Vec<PathBuf> {
+    let cards = (0..8).map(|number| PathBuf::from(format!("/dev/dri/card{number}")));
+    cards.filter(|card| card.exists()).collect()
+}
+
+/// Each of two screens of one card is captured by the name of its connector, with the other one lit.
+#[test]
+#[ignore = "needs vkms and root: run in the lab"]
+fn the_named_one_of_two_connectors_is_captured() {
+    let node = card_of_two_screens();
+    let card = Card::open(&node);
+    let connectors = card.resource_handles().expect("resources");
+    let names: Vec<_> = connectors
+        .connectors()
+        .iter()
+        .map(|connector| {
+            let info = card.get_connector(*connector, true);
+            info.expect("a connector").to_string()
+        })
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let colours = [0, 0x55_5555];
+    let _screens = [0, 1].map(|number| Screen::on(card.again(), number, colours[number]));
+    for (name, colour) in names.iter().zip(colours) {
+        let mut source = KmsSource::open(KmsOptions {
+            connector: Some(name.clone()),
+            ..KmsOptions::new(&node)
+        })
+        .expect("it opens");
+        check(&next_frame(&mut source), colour);
+    }
 }
 
 #[test]

@@ -422,6 +422,34 @@ fn signal_goes_on_after_every_buffer_was_refused_once() {
     assert_eq!(restarts, 0);
 }
 
+/// Who was busy for long gets the newest of the pictures that wait, and never one of before.
+#[test]
+#[ignore = "needs vivid: run in the lab"]
+fn signal_newest_picture_wins() {
+    let mut source = V4l2Source::open(V4l2Options::new(DEVICE)).expect("vivid opens");
+    let mut last = next_frame(&mut source)
+        .expect("frames come")
+        .info()
+        .sequence;
+    let mut all = 0;
+    for _ in 0..3 {
+        let before = source.counters().superseded;
+        std::thread::sleep(Duration::from_millis(500));
+        let sequence = next_frame(&mut source)
+            .expect("frames come on")
+            .info()
+            .sequence;
+        let superseded = source.counters().superseded - before;
+        assert!(superseded > 0, "one picture in 500 ms");
+        assert!(
+            sequence - last > superseded,
+            "{last}, {sequence}: {superseded} between"
+        );
+        (last, all) = (sequence, all + superseded);
+    }
+    say(&format!("{all} pictures gave way to newer ones"));
+}
+
 /// The capture loop of raw formats allocates nothing once it is warm.
 #[test]
 #[ignore = "needs vivid: run in the lab"]

@@ -10,7 +10,7 @@ use soft_kvm_lab_tests::guest::{self, Namespace};
 
 use crate::input::{ESC, Event, Hardware, KEY_A, LEFT_CTRL, RIGHT_CTRL, Reader};
 use crate::keyboard::{SMALL, await_grabs};
-use crate::kvm::{self, Client, Host, SOON, Seat, Server, TARGET};
+use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 
 const KEYBOARD: &str = "Lab Keyboard";
 /// The guard takes a program for hung after this.
