@@ -158,7 +158,7 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
     (
         "debootstrap",
         "fresh Debian roots to try packages in",
-        &[Package],
+        &[Test, Package],
     ),
     (
         "dpkg-dev",

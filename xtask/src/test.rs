@@ -19,6 +19,7 @@ use crate::{lab, metadata, setup, shell};
 mod again;
 mod arm64;
 mod beside;
+mod debian;
 
 /// A test program that runs longer than this is killed and counts as failed.
 const LIMIT_SECONDS: &str = "1500";
@@ -59,6 +60,8 @@ enum Tier {
     Lab,
     /// The libraries that are the same everywhere, on an emulated arm64 machine
     Arm64,
+    /// The package in fresh roots of Debian's releases
+    Debian,
 }
 
 /// A built test program.
@@ -123,11 +126,16 @@ impl Ledger {
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     setup::try_run(setup::Purpose::Test);
     let mut ledger = Ledger::default();
-    // Alone, or where it may have no such test, it shows what it does at once.
-    let alone = options.tier == [Tier::Arm64] || !options.names.is_empty();
-    let beside = (options.runs(Tier::Arm64) && !alone)
-        .then(|| beside::Beside::start(Tier::Arm64))
-        .transpose()?;
+    let mut beside = Vec::new();
+    let mut start_beside = |tier| -> anyhow::Result<()> {
+        // Alone, or where it may have no such test, it shows what it does at once.
+        let alone = options.tier == [tier] || !options.names.is_empty();
+        if options.runs(tier) && !alone {
+            beside.push((tier, beside::Beside::start(tier)?));
+        }
+        Ok(())
+    };
+    start_beside(Tier::Arm64)?;
     let mut programs = Vec::new();
     if TIERS
         .iter()
@@ -138,8 +146,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         command.args(["build", "--workspace", "--all-targets", "--keep-going"]);
         programs = build(command, &mut ledger)?;
     }
+    // It wants what has been built.
+    start_beside(Tier::Debian)?;
     for (tier, name, run_tier) in TIERS {
-        if !options.runs(tier) || (tier == Tier::Arm64 && beside.is_some()) {
+        if !options.runs(tier) || beside.iter().any(|(other, _)| *other == tier) {
             continue;
         }
         shell::headline(&format!("{name} tests"));
@@ -151,11 +161,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         }
         println!("{name} tests took {} s", start.elapsed().as_secs());
     }
-    if let Some(beside) = beside {
-        shell::headline("arm64 tests, beside the others");
+    for (tier, beside) in beside {
+        let name = TIERS.iter().find(|(other, ..)| *other == tier);
+        let name = name.map_or("", |(_, name, _)| *name);
+        shell::headline(&format!("{name} tests, beside the others"));
         let start = Instant::now();
-        beside.finish("arm64", &mut ledger)?;
-        println!("waited {} s for arm64 tests", start.elapsed().as_secs());
+        beside.finish(name, &mut ledger)?;
+        println!("waited {} s for {name} tests", start.elapsed().as_secs());
     }
     if ledger.counts.total() == 0 {
         ledger.fail("no test has such a name".to_owned());
@@ -164,11 +176,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     Ok(ledger.counts.failed == 0)
 }
 
-const TIERS: [(Tier, &str, RunTier); 4] = [
+const TIERS: [(Tier, &str, RunTier); 5] = [
     (Tier::Unit, "unit", unit),
     (Tier::Loopback, "loopback", loopback),
     (Tier::Lab, "lab", lab_tier),
     (Tier::Arm64, "arm64", arm64::run),
+    (Tier::Debian, "debian", debian::run),
 ];
 
 type RunTier = fn(&[Program], &Options, &mut Ledger) -> anyhow::Result<()>;
