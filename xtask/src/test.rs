@@ -351,7 +351,7 @@ enum Home {
 fn home(program: &Program, reason: &str) -> Home {
     if reason.starts_with("run by another test") {
         Home::Helper
-    } else if program.package == PLATFORM && program.integration && !reason.contains("Xvfb") {
+    } else if program.package == PLATFORM && program.integration && !needs_display(reason) {
         Home::Tier(Tier::Lab)
     } else if reason.starts_with("needs ") {
         Home::Tier(Tier::Loopback)
@@ -360,17 +360,26 @@ fn home(program: &Program, reason: &str) -> Home {
     }
 }
 
+/// It needs a window system, and nothing of the lab's kernel.
+fn needs_display(reason: &str) -> bool {
+    ["Xvfb", "sway", "weston"]
+        .iter()
+        .any(|program| reason.contains(program))
+}
+
 /// What a test with this reason would still need here.
 fn unmet(reason: &str) -> Option<String> {
-    let word = reason
+    let needs = reason
         .strip_prefix("needs ")?
-        .split([' ', ':', ',', ';', '('])
+        .split([':', ';', '('])
         .next()?;
-    let met = if word == "root" {
-        shell::output(Command::new("id").arg("-u")).is_ok_and(|user| user.trim() == "0")
-    } else {
-        shell::which(word).is_some()
-    };
+    let met = needs.split(", ").all(|need| match need.split(' ').next() {
+        Some("root") => {
+            shell::output(Command::new("id").arg("-u")).is_ok_and(|user| user.trim() == "0")
+        }
+        Some(program) => shell::which(program).is_some(),
+        None => true,
+    });
     (!met).then(|| reason.to_owned())
 }
 
@@ -574,6 +583,10 @@ mod tests {
             Home::Tier(Tier::Loopback)
         );
         assert_eq!(
+            home(&platform, "needs wl-copy, sway"),
+            Home::Tier(Tier::Loopback)
+        );
+        assert_eq!(
             home(&platform, "needs the lab: vivid"),
             Home::Tier(Tier::Lab)
         );
@@ -592,6 +605,8 @@ mod tests {
     #[test]
     fn needs_name_a_program() {
         assert_eq!(unmet("needs sh (a shell)"), None);
+        assert_eq!(unmet("needs sh, env"), None);
+        assert!(unmet("needs sh, nothing-like-it").is_some());
         assert_eq!(
             unmet("needs nothing-like-it: x"),
             Some("needs nothing-like-it: x".to_owned())

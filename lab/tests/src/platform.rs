@@ -155,11 +155,13 @@ fn ignored(binary: &Path) -> anyhow::Result<Vec<String>> {
     Ok(lab_only(&ask(&words)?))
 }
 
-/// Reads `test NAME ... ignored, REASON` lines and leaves out what needs only an X server.
+/// Reads `test NAME ... ignored, REASON` lines and leaves out what needs only a window system.
 fn lab_only(output: &str) -> Vec<String> {
     let rows = output.lines().filter_map(|line| {
         let (name, reason) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
-        (!reason.contains("Xvfb")).then(|| name.to_owned())
+        let display = ["Xvfb", "sway", "weston"];
+        let outside = display.iter().any(|program| reason.contains(program));
+        (!outside).then(|| name.to_owned())
     });
     rows.collect()
 }
@@ -169,12 +171,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn x_server_tests_stay_outside() {
-        let output = "running 3 tests\n\
+    fn tests_of_window_systems_stay_outside() {
+        let output = "running 4 tests\n\
                       test grab ... ignored, needs the lab: uinput\n\
                       test screen ... ignored, needs Xvfb\n\
+                      test copied ... ignored, needs wl-copy, sway\n\
                       test other ... ignored\n\
-                      test result: ok. 0 passed; 0 failed; 3 ignored\n";
+                      test result: ok. 0 passed; 0 failed; 4 ignored\n";
         assert_eq!(lab_only(output), ["grab", "other"]);
     }
 
