@@ -12,6 +12,7 @@ pub mod need;
 pub mod process;
 pub mod programs;
 pub mod stage;
+pub mod sway;
 pub mod weston;
 pub mod xvfb;
 

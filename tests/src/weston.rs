@@ -54,10 +54,14 @@ impl Weston {
 
     /// Makes a command use this compositor, and no X server.
     pub fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        self.socket_on(command).env_remove("DISPLAY")
+    }
+
+    /// Makes a command use this compositor besides what it uses.
+    pub fn socket_on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("XDG_RUNTIME_DIR", self.runtime.path())
             .env("WAYLAND_DISPLAY", SOCKET)
-            .env_remove("DISPLAY")
     }
 
     /// What is on the screen, as Weston's own program for it says.

@@ -1,7 +1,6 @@
 //! The clipboard of the operator's session, shared with the server that is shown.
 //!
-//! What is copied here goes to the server once this seat has its keyboard and mouse; what is copied there comes here. The
-//! session's clipboard is that of its X11 display, which under Wayland is Xwayland's.
+//! What is copied here goes to the server once this seat has its keyboard and mouse; what is copied there comes here.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +8,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use async_channel::{Receiver, Sender};
 use soft_kvm_core::Lang;
+use soft_kvm_platform::os::clipboard::{Clipboard, ClipboardEvent, ClipboardOptions, Desktop};
 use soft_kvm_platform::os::clock;
-use soft_kvm_platform::os::x11::{Clipboard, ClipboardEvent, ClipboardOptions};
 use soft_kvm_protocol::clipboard::{
     ClipboardNews, ClipboardRefusal, ClipboardRequest, ClipboardRule, ClipboardText, Echo, MAX_TEXT,
 };
@@ -99,8 +98,11 @@ impl Seat {
         if state.clipboard.is_none() {
             state.number += 1;
             state.begins = true;
-            let told = std::mem::replace(&mut state.told, true);
-            state.clipboard = self.start(state.number, told);
+            let desktop = Desktop::of_environment();
+            if desktop.is_none() && !std::mem::replace(&mut state.told, true) {
+                self.say(NO_DISPLAY.0, NO_DISPLAY.1);
+            }
+            state.clipboard = desktop.and_then(|desktop| self.start(state.number, desktop));
         }
         if let Some(clipboard) = &state.clipboard {
             // One that has ended says so by its last event.
@@ -108,20 +110,9 @@ impl Seat {
         }
     }
 
-    fn start(self: &Arc<Self>, number: u64, told: bool) -> Option<Clipboard> {
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let wayland = set("WAYLAND_DISPLAY") || set("WAYLAND_SOCKET");
-        if !set("DISPLAY") {
-            if !told {
-                self.say(NO_X11.0, NO_X11.1);
-            }
-            return None;
-        }
-        if wayland && !told {
-            self.say(XWAYLAND.0, XWAYLAND.1);
-        }
+    fn start(self: &Arc<Self>, number: u64, desktop: Desktop) -> Option<Clipboard> {
         let options = ClipboardOptions {
-            display: None,
+            desktop,
             longest: MAX_TEXT,
             current: true,
         };
@@ -152,10 +143,17 @@ impl Seat {
         if number != state.number {
             return;
         }
-        let begins = std::mem::take(&mut state.begins);
         let text = match event {
             ClipboardEvent::Text(text) => ClipboardText::from_local(&text),
             ClipboardEvent::TooLong => Err(ClipboardRefusal::TooLong),
+            ClipboardEvent::Fallback(why) => {
+                tracing::info!("the clipboard is shared through Xwayland: {why}");
+                if !std::mem::replace(&mut state.told, true) {
+                    drop(state);
+                    self.say(XWAYLAND.0, XWAYLAND.1);
+                }
+                return;
+            }
             ClipboardEvent::Ended(why) => {
                 state.clipboard = None;
                 drop(state);
@@ -165,6 +163,7 @@ impl Seat {
                 return;
             }
         };
+        let begins = std::mem::take(&mut state.begins);
         match text {
             Ok(Some(text)) => {
                 let known = begins && state.newest.as_ref() == Some(&text);
@@ -307,14 +306,14 @@ impl Drop for Sharing<'_> {
     }
 }
 
-const NO_X11: (&str, &str) = (
-    "the clipboard is not shared: this session has no X11 display (DISPLAY is not set)",
-    "クリップボードは共有されません：このセッションに X11 ディスプレイがありません（DISPLAY が未設定）",
+const NO_DISPLAY: (&str, &str) = (
+    "the clipboard is not shared: this session has no display (neither WAYLAND_DISPLAY nor DISPLAY is set)",
+    "クリップボードは共有されません：このセッションにディスプレイがありません（WAYLAND_DISPLAY も DISPLAY も未設定）",
 );
 
 const XWAYLAND: (&str, &str) = (
-    "the clipboard is shared through Xwayland: some compositors pass it on only while an X11 window has the focus",
-    "クリップボードは Xwayland 経由で共有されます。X11 のウィンドウがフォーカスを持つ間だけ渡すコンポジターもあります",
+    "the clipboard is shared through Xwayland, for the compositor has no data-control: perhaps only while an X11 window has the focus",
+    "コンポジターに data-control がないため、クリップボードは Xwayland 経由で共有されます。X11 のウィンドウがフォーカスを持つ間だけ渡すコンポジターもあります",
 );
 
 /// Why a text was not passed on.
@@ -333,8 +332,8 @@ fn words(why: ClipboardRefusal) -> (&'static str, &'static str) {
             "サーバーの設定により、クリップボードへは送れません",
         ),
         ClipboardRefusal::NoClipboard => (
-            "the clipboard is not shared: what the server shows is no X11 display",
-            "クリップボードは共有されません：サーバーの画面は X11 ディスプレイではありません",
+            "the clipboard is not shared: what the server shows is no desktop session of its own",
+            "クリップボードは共有されません：サーバーの画面はサーバー自身のデスクトップではありません",
         ),
         ClipboardRefusal::Role => (
             "the server lets this client only watch: the clipboard is not shared",

@@ -1,11 +1,12 @@
-//! The clipboard of the X display that is captured, shared with the clients that may control. While nobody shares it, nothing
-//! looks at it.
+//! The clipboard of the desktop session whose screen is captured, shared with the clients that may control. While nobody shares
+//! it, nothing looks at it.
 
 use std::sync::{Arc, Mutex, Weak};
 
 use async_channel::Sender;
 use soft_kvm_core::story::{CaptureDriver, CaptureParams, ClipboardMode};
-use soft_kvm_platform::os::x11::{Clipboard, ClipboardEvent, ClipboardOptions};
+use soft_kvm_platform::os::clipboard::{Clipboard, ClipboardEvent, ClipboardOptions, Desktop};
+use soft_kvm_platform::os::probe::Choice;
 use soft_kvm_protocol::clipboard::{
     ClipboardNews, ClipboardRefusal, ClipboardRule, ClipboardText, Echo, MAX_TEXT,
 };
@@ -37,8 +38,8 @@ pub enum Screen {
     /// Nobody has watched yet.
     #[default]
     Unknown,
-    /// An X display: its name, or the environment's if `None`.
-    Display(Option<String>),
+    /// That of a desktop session.
+    Desktop(Desktop),
     /// Something without a clipboard.
     Other,
 }
@@ -54,13 +55,26 @@ pub fn rule(mode: ClipboardMode) -> Option<ClipboardRule> {
     }
 }
 
-/// Whether this source may be an X display, with the environment's display if it has one.
+impl Screen {
+    /// What this source captures. A screen by way of the kernel shows the session that this server runs in, if it runs in one.
+    #[must_use]
+    pub fn of(source: &Choice) -> Self {
+        let desktop = match source {
+            Choice::X11 { display } => Some(Desktop::of_display(display.clone())),
+            Choice::Kms { .. } => Desktop::of_environment(),
+            Choice::V4l2 { .. } | Choice::Testcard => None,
+        };
+        desktop.map_or(Self::Other, Self::Desktop)
+    }
+}
+
+/// Whether this source may show a desktop session; `own` is the one that this server runs in.
 #[must_use]
-pub fn may_have_clipboard(capture: &CaptureParams, display: Option<&std::ffi::OsStr>) -> bool {
+pub fn may_have_clipboard(capture: &CaptureParams, own: Option<&Desktop>) -> bool {
     match capture.driver {
         CaptureDriver::X11 => true,
-        CaptureDriver::Auto => display.is_some_and(|display| !display.is_empty()),
-        _ => false,
+        CaptureDriver::Auto | CaptureDriver::Kms => own.is_some(),
+        CaptureDriver::V4l2 | CaptureDriver::Testcard => false,
     }
 }
 
@@ -128,8 +142,12 @@ impl Clipboards {
                 Err(_) => TOO_LONG,
             },
             ClipboardEvent::TooLong => TOO_LONG,
+            ClipboardEvent::Fallback(why) => {
+                tracing::warn!("the clipboard is shared through the X display: {why}");
+                return;
+            }
             ClipboardEvent::Ended(why) => {
-                tracing::warn!("the display's clipboard is not shared: {why}");
+                tracing::warn!("the clipboard is not shared: {why}");
                 state.clipboard = None;
                 // Tried again when it is captured anew.
                 state.screen = Screen::Unknown;
@@ -153,7 +171,7 @@ impl State {
     /// Uses the clipboard while somebody wants it, and leaves it otherwise.
     fn settle(&mut self, all: &Arc<Clipboards>) {
         let wanted = !self.sharers.is_empty() || self.waiting.is_some();
-        let (Some(rule), Screen::Display(display), true) = (self.rule, &self.screen, wanted) else {
+        let (Some(rule), Screen::Desktop(desktop), true) = (self.rule, &self.screen, wanted) else {
             self.clipboard = None;
             self.number += 1;
             if self.screen == Screen::Other || self.rule.is_none() {
@@ -163,7 +181,7 @@ impl State {
         };
         if self.clipboard.is_none() {
             self.number += 1;
-            self.clipboard = start(display.clone(), self.number, Arc::downgrade(all));
+            self.clipboard = start(desktop.clone(), self.number, Arc::downgrade(all));
         }
         let Some(clipboard) = &self.clipboard else {
             return;
@@ -180,9 +198,9 @@ impl State {
     }
 }
 
-fn start(display: Option<String>, number: u64, all: Weak<Clipboards>) -> Option<Clipboard> {
+fn start(desktop: Desktop, number: u64, all: Weak<Clipboards>) -> Option<Clipboard> {
     let options = ClipboardOptions {
-        display,
+        desktop,
         longest: MAX_TEXT,
         current: false,
     };
@@ -194,7 +212,7 @@ fn start(display: Option<String>, number: u64, all: Weak<Clipboards>) -> Option<
     match started {
         Ok(clipboard) => Some(clipboard),
         Err(error) => {
-            tracing::warn!(%error, "the display's clipboard is not shared");
+            tracing::warn!(%error, "the clipboard is not shared");
             None
         }
     }
@@ -213,22 +231,28 @@ mod tests {
     }
 
     #[test]
-    fn x_displays_only_have_one() {
+    fn screens_of_sessions_only_have_one() {
         let mut capture = Story::embedded().capture().clone();
-        let (some, none) = (Some(":0".as_ref()), None);
-        for (driver, with, without) in [
+        let own = Desktop {
+            wayland: Some("/run/user/1000/wayland-0".into()),
+            display: None,
+        };
+        for (driver, within, outside) in [
             (CaptureDriver::X11, true, true),
             (CaptureDriver::Auto, true, false),
-            (CaptureDriver::Kms, false, false),
+            (CaptureDriver::Kms, true, false),
             (CaptureDriver::V4l2, false, false),
             (CaptureDriver::Testcard, false, false),
         ] {
             capture.driver = driver;
-            assert_eq!(may_have_clipboard(&capture, some), with, "{driver}");
-            assert_eq!(may_have_clipboard(&capture, none), without, "{driver}");
+            assert_eq!(may_have_clipboard(&capture, Some(&own)), within, "{driver}");
+            assert_eq!(may_have_clipboard(&capture, None), outside, "{driver}");
         }
-        capture.driver = CaptureDriver::Auto;
-        assert!(!may_have_clipboard(&capture, Some("".as_ref())));
+        assert_eq!(Screen::of(&Choice::Testcard), Screen::Other);
+        let named = Choice::X11 {
+            display: Some(":no-such-display".to_owned()),
+        };
+        assert!(matches!(Screen::of(&named), Screen::Desktop(_)));
     }
 
     #[test]

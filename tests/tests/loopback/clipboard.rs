@@ -1,4 +1,4 @@
-//! Copied text between two X displays: the one that the server captures, and the one that the client's window is on.
+//! Copied text between two sessions: the one whose screen the server captures, and the one that the client's window is on.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use soft_kvm_tests::programs::{client_command, server_command};
+use soft_kvm_tests::sway::Sway;
+use soft_kvm_tests::weston::Weston;
 use soft_kvm_tests::xvfb::Xvfb;
 use soft_kvm_tests::{Need, Process, Server, Stage, Test, until};
 
@@ -33,6 +35,36 @@ pub(crate) const TESTS: &[Test] = &[
         needs: NEEDS,
         run: the_story_lets_texts_out_only,
     },
+    Test {
+        name: "clipboard::a_server_under_wayland_shares_the_compositors",
+        needs: UNDER_SWAY,
+        run: a_server_under_wayland_shares_the_compositors,
+    },
+    Test {
+        name: "clipboard::a_window_under_wayland_shares_the_compositors",
+        needs: UNDER_SWAY,
+        run: a_window_under_wayland_shares_the_compositors,
+    },
+    Test {
+        name: "clipboard::without_data_control_it_is_the_x_displays_and_it_is_told",
+        needs: &[
+            Need::Program("Xvfb"),
+            Need::Program("xdotool"),
+            Need::Program("xclip"),
+            Need::Program("weston"),
+        ],
+        run: without_data_control_it_is_the_x_displays_and_it_is_told,
+    },
+];
+
+const UNDER_SWAY: &[Need] = &[
+    Need::Program("Xvfb"),
+    Need::Program("xdotool"),
+    Need::Program("xclip"),
+    Need::Program("sway"),
+    Need::Program("Xwayland"),
+    Need::Program("wl-copy"),
+    Need::Program("wtype"),
 ];
 
 const NEEDS: &[Need] = &[
@@ -44,8 +76,54 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// One byte more than goes over.
 const TOO_LONG: usize = 60 * 1024 + 1;
 
-/// A server that captures this display, and its first client, paired.
-fn server(stage: &Stage, screen: &Xvfb, words: &[&str]) -> anyhow::Result<Server> {
+/// A desktop session, and other programs there that copy and paste.
+trait Session {
+    fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command;
+    /// Has what is in this file in the clipboard.
+    fn copier(&self, file: &Path) -> Command;
+    fn paster(&self) -> Command;
+}
+
+impl Session for Xvfb {
+    fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        self.on(command)
+    }
+
+    fn copier(&self, file: &Path) -> Command {
+        let mut command = Command::new("xclip");
+        command.args(["-selection", "clipboard", "-quiet", "-in"]);
+        command.arg(file);
+        command
+    }
+
+    fn paster(&self) -> Command {
+        let mut command = Command::new("xclip");
+        command.args(["-selection", "clipboard", "-out", "-target", "UTF8_STRING"]);
+        command
+    }
+}
+
+impl Session for Sway {
+    fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        self.on(command)
+    }
+
+    fn copier(&self, file: &Path) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec wl-copy --foreground < \"$0\""]);
+        command.arg(file);
+        command
+    }
+
+    fn paster(&self) -> Command {
+        let mut command = Command::new("wl-paste");
+        command.arg("--no-newline");
+        command
+    }
+}
+
+/// A server that captures this session's X display, and its first client, paired.
+fn server(stage: &Stage, screen: &dyn Session, words: &[&str]) -> anyhow::Result<Server> {
     let mut command = server_command(stage, "server")?;
     command.args(["--listen", "127.0.0.1", "--no-discovery", "--source", "x11"]);
     let server = Server::ready(stage, "server", {
@@ -82,23 +160,20 @@ fn take_turn(stage: &Stage, screen: &Xvfb) -> anyhow::Result<()> {
 }
 
 /// Another program that has this text in the clipboard.
-fn copy(stage: &Stage, screen: &Xvfb, text: &str) -> anyhow::Result<Process> {
+fn copy(stage: &Stage, screen: &dyn Session, text: &str) -> anyhow::Result<Process> {
     let file = stage.write("copied", text)?;
-    let mut command = Command::new("xclip");
-    command.args(["-selection", "clipboard", "-quiet", "-in"]);
-    let owner = stage.start("xclip", screen.on(command.arg(file)))?;
+    let owner = stage.start("copier", screen.on(&mut screen.copier(&file)))?;
     await_pasted(stage, screen, text)?;
     Ok(owner)
 }
 
 /// The clipboard's text; none if it is empty.
-fn pasted(stage: &Stage, screen: &Xvfb) -> anyhow::Result<String> {
-    let mut command = Command::new("xclip");
-    command.args(["-selection", "clipboard", "-out", "-target", "UTF8_STRING"]);
+fn pasted(stage: &Stage, screen: &dyn Session) -> anyhow::Result<String> {
+    let mut command = screen.paster();
     Ok(stage.run("paste", LIMIT, screen.on(&mut command))?.stdout)
 }
 
-fn await_pasted(stage: &Stage, screen: &Xvfb, text: &str) -> anyhow::Result<()> {
+fn await_pasted(stage: &Stage, screen: &dyn Session, text: &str) -> anyhow::Result<()> {
     let mut seen = String::new();
     let outcome = until("the text is in the clipboard", LIMIT, || {
         seen = pasted(stage, screen)?;
@@ -249,5 +324,102 @@ fn the_story_lets_texts_out_only(stage: &Stage) -> anyhow::Result<()> {
     let told = told(&server.state, &["at the seat"])?;
     ensure!(told.iter().all(|(way, _)| way == "from-server"), "{told:?}");
     ensure!(told.len() == 2, "{told:?}");
+    Ok(())
+}
+
+/// Texts that went there, and came from there, once each.
+fn there_and_back(
+    stage: &Stage,
+    (target, seat): (&dyn Session, &dyn Session),
+) -> anyhow::Result<[(String, u64); 4]> {
+    let to = ["copied at the seat: z\u{e4}h \u{20ac}\n", "again"];
+    let longest = "0123456789abcdef".repeat(60 * 1024 / 16);
+    let from = [longest.as_str(), "copied on the server"];
+    let mut owners = Vec::new();
+    for (to, from) in to.into_iter().zip(from) {
+        owners.push(copy(stage, seat, to)?);
+        await_pasted(stage, target, to)?;
+        owners.push(copy(stage, target, from)?);
+        await_pasted(stage, seat, from)?;
+    }
+    let went = |way: &str, text: &str| (way.to_owned(), text.len() as u64);
+    Ok([
+        went("to-server", to[0]),
+        went("from-server", from[0]),
+        went("to-server", to[1]),
+        went("from-server", from[1]),
+    ])
+}
+
+fn a_server_under_wayland_shares_the_compositors(stage: &Stage) -> anyhow::Result<()> {
+    let target = Sway::start(stage)?;
+    let seat = Xvfb::start(stage, "1024x768x24")?;
+    let server = server(stage, &target, &[])?;
+    let client = window(stage, &server, &seat, "client", &[])?;
+    take_turn(stage, &seat)?;
+    let expected = there_and_back(stage, (&target, &seat))?;
+    client.interrupt()?.success()?;
+    let ended = server.process.interrupt()?.success()?.text();
+    ensure!(ended.contains("locked in: "), "it has not locked itself in");
+    ensure!(!ended.contains("clipboard is"), "not the compositor's");
+    let told = told(&server.state, &["seat", "copied", "0123456789abcdef0"])?;
+    ensure!(told == expected, "each once, and nothing back: {told:?}");
+    Ok(())
+}
+
+fn a_window_under_wayland_shares_the_compositors(stage: &Stage) -> anyhow::Result<()> {
+    let target = Xvfb::start(stage, "640x480x24")?;
+    let seat = Sway::start(stage)?;
+    let server = server(stage, &target, &[])?;
+    let address = server.address()?;
+    let words = ["--server", &address, "--view", "window", "--once"];
+    let mut command = client_command(stage, "client", &words)?;
+    let client = stage.start("client", seat.on(&mut command))?;
+    client.says("connected", LIMIT)?;
+    let _first = copy(stage, &seat, "copied before")?;
+    until("this seat has keyboard and mouse", LIMIT, || {
+        let mut typed = Command::new("wtype");
+        stage.run("wtype", LIMIT, seat.on(typed.args(["-k", "Shift_L"])))?;
+        Ok(pasted(stage, &target)? == "copied before")
+    })?;
+    let expected = there_and_back(stage, (&target, &seat))?;
+    let ended = client.interrupt()?.success()?.text();
+    ensure!(!ended.contains("clipboard is"), "not the compositor's");
+    server.process.interrupt()?.success()?;
+    let told = told(&server.state, &["seat", "copied", "0123456789abcdef0"])?;
+    let told = told.strip_prefix(&[("to-server".to_owned(), 13)]);
+    ensure!(
+        told == Some(&expected),
+        "each once, and nothing back: {told:?}"
+    );
+    Ok(())
+}
+
+fn without_data_control_it_is_the_x_displays_and_it_is_told(stage: &Stage) -> anyhow::Result<()> {
+    /// As under a compositor that has an X server beside it.
+    struct Both(Weston, Xvfb);
+    impl Session for Both {
+        fn on<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+            self.1.on(command);
+            self.0.socket_on(command)
+        }
+
+        fn copier(&self, file: &Path) -> Command {
+            self.1.copier(file)
+        }
+
+        fn paster(&self) -> Command {
+            self.1.paster()
+        }
+    }
+    let target = Both(Weston::start(stage)?, Xvfb::start(stage, "640x480x24")?);
+    let seat = Xvfb::start(stage, "1024x768x24")?;
+    let server = server(stage, &target, &[])?;
+    let _client = window(stage, &server, &seat, "client", &[])?;
+    take_turn(stage, &seat)?;
+    there_and_back(stage, (&target, &seat))?;
+    let why = "the compositor has neither ext-data-control nor wlr-data-control";
+    let ended = server.process.interrupt()?.success()?.text();
+    ensure!(ended.contains(why), "it does not say why");
     Ok(())
 }

@@ -247,7 +247,7 @@ pub struct ControlParams {
     pub deny: Vec<IpPrefix>,
     /// When keyboard and mouse go over without a word.
     pub handover: HandoverMode,
-    /// Which ways the clipboard of an X display goes.
+    /// Which ways the clipboard of a desktop session goes.
     pub clipboard: ClipboardMode,
     /// evdev device of the button that opens pairing: its node, or its name; no button if `None`.
     pub pair_button: Option<String>,

@@ -1,10 +1,11 @@
-//! Linux back ends: V4L2, DRM/KMS, X11, evdev, uinput, sockets, processes.
+//! Linux back ends: V4L2, DRM/KMS, X11, Wayland, evdev, uinput, sockets, processes.
 //!
 //! Together with the other crates under `platform/` the only place for `unsafe`.
 
 pub mod activation;
 pub mod broker;
 pub mod capability;
+pub mod clipboard;
 pub mod clock;
 pub mod confine;
 pub mod disk;
@@ -26,6 +27,7 @@ pub mod v4l2;
 pub mod vaapi;
 pub mod waker;
 pub mod watch;
+mod wayland;
 pub mod x11;
 
 #[doc(inline)]

@@ -1,11 +1,11 @@
 //! The clipboard of an X display, in a server of its own, against programs that copy and paste by the letter of ICCCM.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use soft_kvm_platform_linux::x11::{Clipboard, ClipboardEvent, ClipboardOptions};
+use soft_kvm_platform_linux::clipboard::{Clipboard, ClipboardEvent, Desktop};
 use x11rb::connection::Connection;
 use x11rb::protocol::Event;
 use x11rb::protocol::xproto::{
@@ -16,10 +16,24 @@ use x11rb::protocol::xproto::{
 use x11rb::rust_connection::RustConnection;
 use x11rb::wrapper::ConnectionExt as _;
 
+mod desktop;
+
+use desktop::{Running, start, text};
+
 const LONGEST: usize = 10_000;
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Xvfb(Child, String);
+fn x11(display: &str) -> Desktop {
+    Desktop {
+        wayland: None,
+        display: Some(display.to_owned()),
+    }
+}
+
+struct Xvfb {
+    _process: Running,
+    display: String,
+}
 
 impl Xvfb {
     fn start() -> Self {
@@ -35,27 +49,14 @@ impl Xvfb {
         BufReader::new(stdout)
             .read_line(&mut line)
             .expect("Xvfb tells its number");
-        Self(child, format!(":{}", line.trim()))
+        Self {
+            _process: Running(child),
+            display: format!(":{}", line.trim()),
+        }
     }
 
     fn clipboard(&self, current: bool) -> (Clipboard, Receiver<ClipboardEvent>) {
-        let options = ClipboardOptions {
-            display: Some(self.1.clone()),
-            longest: LONGEST,
-            current,
-        };
-        let (events, heard) = channel();
-        let clipboard = Clipboard::start(options, move |event| {
-            let _ = events.send(event);
-        });
-        (clipboard.expect("a thread"), heard)
-    }
-}
-
-impl Drop for Xvfb {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        start(x11(&self.display), LONGEST, current)
     }
 }
 
@@ -67,7 +68,7 @@ struct Other {
 
 impl Other {
     fn new(server: &Xvfb) -> Self {
-        let (connection, screen) = x11rb::connect(Some(&server.1)).expect("Xvfb answers");
+        let (connection, screen) = x11rb::connect(Some(&server.display)).expect("Xvfb answers");
         let root = connection.setup().roots[screen].root;
         let window = connection.generate_id().expect("an id");
         let class = WindowClass::INPUT_ONLY;
@@ -222,10 +223,6 @@ impl Other {
     }
 }
 
-fn text(text: &str) -> Result<ClipboardEvent, std::sync::mpsc::RecvTimeoutError> {
-    Ok(ClipboardEvent::Text(text.to_owned()))
-}
-
 #[test]
 #[ignore = "needs Xvfb"]
 fn texts_are_read_whole_in_pieces_and_in_latin() {
@@ -337,18 +334,8 @@ fn what_is_there_already_is_told_if_wanted() {
         .expect("sent");
     other.answer(&event, property);
     assert_eq!(heard.recv_timeout(LIMIT), text("before"));
-    let gone = Clipboard::start(
-        ClipboardOptions {
-            display: Some(":no-such-display".to_owned()),
-            longest: LONGEST,
-            current: true,
-        },
-        |event| assert!(matches!(event, ClipboardEvent::Ended(_))),
-    );
-    let gone = gone.expect("a thread");
-    let end = Instant::now() + LIMIT;
-    while gone.read(true) {
-        assert!(Instant::now() < end, "no such display answers");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let (gone, heard) = start(x11(":no-such-display"), LONGEST, true);
+    let ended = heard.recv_timeout(LIMIT);
+    assert!(matches!(ended, Ok(ClipboardEvent::Ended(_))), "{ended:?}");
+    assert!(!gone.read(true));
 }

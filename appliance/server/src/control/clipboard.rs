@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_channel::Sender;
 use soft_kvm_core::MonoTime;
+use soft_kvm_platform::os::clipboard::Desktop;
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::clipboard::{ClipboardNews, ClipboardRefusal, ClipboardRequest};
 use soft_kvm_protocol::clipboard::{ClipboardRule, ClipboardText};
@@ -24,8 +25,8 @@ const PER: Duration = Duration::from_secs(10);
 /// Which ways it goes for a client with this role, as its `welcome` says.
 pub(super) fn offered(context: &Context, role: Role) -> Option<ClipboardRule> {
     let story = context.story();
-    let display = std::env::var_os("DISPLAY");
-    let possible = may_have_clipboard(story.capture(), display.as_deref());
+    let desktop = Desktop::of_environment();
+    let possible = may_have_clipboard(story.capture(), desktop.as_ref());
     let offered = policy::may(role, Act::Clipboard) && possible;
     rule(story.control().clipboard).filter(|_| offered)
 }

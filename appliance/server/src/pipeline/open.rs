@@ -20,16 +20,14 @@ pub(super) fn source(
     let choice = choose(params)?;
     let shown = choice == Choice::Testcard;
     shared.echo_shown.store(shown, Ordering::Relaxed);
+    let screen = Screen::of(&choice);
     if shown {
         let echo = Arc::clone(&shared.echo);
-        shared.clipboards.captured(Screen::Other);
+        shared.clipboards.captured(screen);
         return Ok(Box::new(TestCardSource::new(params, echo, shared.name())));
     }
     let source = probe::open(&choice, params.size, params.fps, params.edid.as_deref())?;
-    shared.clipboards.captured(match choice {
-        Choice::X11 { display } => Screen::Display(display),
-        _ => Screen::Other,
-    });
+    shared.clipboards.captured(screen);
     Ok(source)
 }
 

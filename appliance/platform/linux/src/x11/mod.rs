@@ -2,13 +2,12 @@
 //!
 //! `x11rb` allocates a few small replies for each tick; pictures go through shared memory made once.
 
-mod clipboard;
+pub(crate) mod clipboard;
 mod pool;
 mod source;
 
 use soft_kvm_core::FrameRate;
 
-pub use clipboard::{Clipboard, ClipboardEvent, ClipboardOptions};
 pub use source::X11Source;
 
 /// Which display to capture.

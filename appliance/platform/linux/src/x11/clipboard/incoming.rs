@@ -1,8 +1,6 @@
 //! One text on its way from the program that has copied it (ICCCM §2.4, large ones in pieces by §2.7.2). Each has a window of
 //! its own: what an abandoned one still sends finds nobody.
 
-use std::time::{Duration, Instant};
-
 use x11rb::connection::Connection;
 use x11rb::errors::{ConnectionError, ReplyError};
 use x11rb::protocol::xproto::{
@@ -12,22 +10,7 @@ use x11rb::protocol::xproto::{
 use x11rb::rust_connection::RustConnection;
 
 use super::worker::Atoms;
-
-/// A program that has not given its text in this time is not waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a step has led to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// There is more to come.
-    More,
-    /// The text.
-    Text(String),
-    /// It is longer than asked for.
-    TooLong,
-    /// What was copied is no text.
-    NoText,
-}
+use crate::clipboard::{Patience, Step};
 
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -39,7 +22,7 @@ pub(super) struct Incoming {
     /// What has come so far, once it comes in pieces.
     pieces: Option<Vec<u8>>,
     longest: usize,
-    end: Instant,
+    patience: Patience,
 }
 
 impl Incoming {
@@ -63,16 +46,20 @@ impl Incoming {
             time,
             pieces: None,
             longest,
-            end: Instant::now() + PATIENCE,
+            patience: Patience::begin(),
         };
         own.ask(connection, atoms)?;
         Ok(own)
     }
 
-    /// How long to wait for it; `None` if that is over.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let left = self.end.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+    /// How long to wait for it.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// It is not waited for any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.patience.is_over()
     }
 
     /// Takes its window away.
@@ -167,6 +154,6 @@ impl Incoming {
         if self.target == latin && kind != atoms.UTF8_STRING {
             return Step::Text(value.into_iter().map(char::from).collect());
         }
-        String::from_utf8(value).map_or(Step::NoText, Step::Text)
+        Step::utf8(value)
     }
 }

@@ -2,10 +2,9 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use x11rb::connection::Connection;
 use x11rb::errors::{ConnectionError, ReplyError};
 use x11rb::protocol::Event;
@@ -15,9 +14,9 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::rust_connection::RustConnection;
 
-use super::incoming::{Incoming, Step};
-use super::{ClipboardEvent, ClipboardOptions, Orders, lock, outgoing};
-use crate::lockdown::{self, Class};
+use super::incoming::Incoming;
+use super::outgoing;
+use crate::clipboard::{ClipboardEvent, ClipboardOptions, Order, Orders, Patience, Step, next};
 use crate::waker::Waker;
 
 x11rb::atom_manager! {
@@ -34,24 +33,8 @@ x11rb::atom_manager! {
     }
 }
 
-/// Serves until nobody wants it any more, or the display is gone.
-pub(super) fn run(
-    options: &ClipboardOptions,
-    orders: &Mutex<Orders>,
-    waker: &Waker,
-    mut on_event: impl FnMut(ClipboardEvent),
-) {
-    let outcome = Worker::open(options).and_then(|mut worker| {
-        lockdown::narrow(Class::Network);
-        worker.serve(orders, waker, &mut on_event)
-    });
-    lock(orders).ended = true;
-    if let Err(why) = outcome {
-        on_event(ClipboardEvent::Ended(why));
-    }
-}
-
-struct Worker<'a> {
+/// A connection to the display.
+pub(crate) struct Worker<'a> {
     options: &'a ClipboardOptions,
     connection: RustConnection,
     root: Window,
@@ -67,8 +50,8 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn open(options: &'a ClipboardOptions) -> Result<Self, String> {
-        let (connection, number) = x11rb::connect(options.display.as_deref())
+    pub(crate) fn open(options: &'a ClipboardOptions, display: &str) -> Result<Self, String> {
+        let (connection, number) = x11rb::connect(Some(display))
             .map_err(|error| format!("cannot connect to the display: {error}"))?;
         let screen = connection.setup().roots.get(number);
         let root = screen.ok_or("the display has no such screen")?.root;
@@ -86,24 +69,18 @@ impl<'a> Worker<'a> {
         })
     }
 
-    fn serve(
+    /// Serves until nobody wants it any more, or the display is gone.
+    pub(crate) fn serve(
         &mut self,
         orders: &Mutex<Orders>,
         waker: &Waker,
         on_event: &mut impl FnMut(ClipboardEvent),
     ) -> Result<(), String> {
         loop {
-            let (read, set) = {
-                let mut orders = lock(orders);
-                let set = orders.set.take();
-                if orders.left && set.is_none() && self.own.is_none() {
-                    // Said under the lock: an order that comes now learns that nobody follows it.
-                    orders.ended = true;
-                    return Ok(());
-                }
-                (orders.read, set)
+            let Some(order) = next(orders, self.own.is_some()) else {
+                return Ok(());
             };
-            self.follow(read, set).map_err(told)?;
+            self.follow(order).map_err(told)?;
             let mut idle = true;
             while let Some(event) = self.connection.poll_for_event().map_err(gone)? {
                 idle = false;
@@ -117,8 +94,7 @@ impl<'a> Worker<'a> {
                 continue;
             }
             self.wait(waker).map_err(|error| error.to_string())?;
-            let over = |incoming: &Incoming| incoming.patience().is_none();
-            if self.incoming.as_ref().is_some_and(over) {
+            if self.incoming.as_ref().is_some_and(Incoming::is_over) {
                 self.abandon().map_err(gone)?;
             }
         }
@@ -126,16 +102,12 @@ impl<'a> Worker<'a> {
 
     /// Sleeps until there is an event or an order, or a text has been waited for long enough.
     fn wait(&self, waker: &Waker) -> Result<(), Errno> {
-        let patience = self.incoming.as_ref().map(|incoming| {
-            let left = incoming.patience().unwrap_or_default();
-            // Rounded up: a wait that ends early would only come again.
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        });
+        let patience = self.incoming.as_ref().map(Incoming::patience);
         let mut fds = [
             PollFd::new(self.connection.stream().as_fd(), PollFlags::POLLIN),
             PollFd::new(waker.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, patience.unwrap_or(PollTimeout::NONE)) {
+        match poll(&mut fds, Patience::timeout(patience)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
@@ -143,7 +115,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn follow(&mut self, read: bool, set: Option<Arc<str>>) -> Result<(), ReplyError> {
+    fn follow(&mut self, order: Order) -> Result<(), ReplyError> {
+        let Order { read, set } = order;
         if let Some(text) = set {
             self.abandon()?;
             let (window, clipboard) = (self.window, self.atoms.CLIPBOARD);
@@ -206,9 +179,8 @@ impl<'a> Worker<'a> {
         };
         let event = match step {
             Ok(Step::More) => return Ok(None),
-            Ok(Step::Text(text)) => Some(ClipboardEvent::Text(text)),
-            Ok(Step::TooLong) => Some(ClipboardEvent::TooLong),
-            Ok(Step::NoText) | Err(ReplyError::X11Error(_)) => None,
+            Ok(step) => step.event(),
+            Err(ReplyError::X11Error(_)) => None,
             Err(error) => return Err(error),
         };
         self.abandon()?;

@@ -1,0 +1,3 @@
+//! The clipboard of a Wayland session.
+
+pub(crate) mod clipboard;
