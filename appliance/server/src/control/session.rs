@@ -25,7 +25,7 @@ use soft_kvm_security::{Fingerprint, lan, tls};
 
 use super::clients;
 use super::clipboard::{self, Share};
-use super::websocket::{Socket, Tls};
+use super::websocket::{self, Socket, Tls};
 use crate::audit;
 use crate::context::Context;
 use crate::lan::admit;
@@ -157,8 +157,9 @@ pub(super) async fn run(
         .or(silence(&heard, &session))
         .or(unlisted(remote, context))
         .await;
+    let farewell = outcome.as_ref().err().and_then(websocket::farewell);
     let goodbye = async {
-        let _ = sender.close(None).await;
+        let _ = sender.close(farewell).await;
     };
     let limit = async {
         Timer::after(GOODBYE).await;

@@ -2,8 +2,10 @@
 
 use async_io::Async;
 use async_tungstenite::WebSocketStream;
+use async_tungstenite::tungstenite::Error;
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
-use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use futures_rustls::server::TlsStream;
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -83,6 +85,17 @@ pub(crate) async fn upgraded(upgrade: hyper::upgrade::OnUpgrade) -> anyhow::Resu
         Some(config),
     )
     .await)
+}
+
+/// With what the connection is closed after this error.
+pub(super) fn farewell(error: &anyhow::Error) -> Option<CloseFrame> {
+    match error.downcast_ref() {
+        Some(Error::Capacity(what)) => Some(CloseFrame {
+            code: CloseCode::Size,
+            reason: what.to_string().into(),
+        }),
+        _ => None,
+    }
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
