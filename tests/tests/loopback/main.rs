@@ -7,6 +7,7 @@ mod doctor;
 mod faults;
 mod handover;
 mod hostile;
+mod hostile_client;
 mod install;
 mod keys;
 mod mdns;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             keys::TESTS,
             handover::TESTS,
             hostile::TESTS,
+            hostile_client::TESTS,
             mdns::TESTS,
             metrics::TESTS,
             story::TESTS,
