@@ -199,6 +199,8 @@ pub fn guard() -> anyhow::Result<()> {
 /// # Errors
 /// It was not started by the client, or the kernel says no.
 pub fn keep_screen(crtc: u32, connector: u32) -> anyhow::Result<()> {
+    // A service manager ends what a killed client leaves; the screen comes first, and takes no time.
+    let _signals = Signals::new()?;
     view::screen::keep(crtc, connector)
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn run(
         texts: Texts::default(),
         scaler: Scaler::default(),
         cursor: Cursor::default(),
+        pointed: false,
         canvas: Vec::new(),
     };
     let main = thread::current();
@@ -68,7 +69,8 @@ pub(crate) fn run(
         let fresh = viewport.take(&mut screen.front);
         let texts = viewport.update(&mut screen.texts);
         let cursor = viewport.take_cursor(&mut screen.cursor);
-        stale |= fresh || texts || cursor;
+        stale |= fresh || texts;
+        stale |= cursor && !screen.point();
         if !stale {
             thread::park();
             continue;
@@ -103,11 +105,20 @@ struct Screen {
     texts: Texts,
     scaler: Scaler,
     cursor: Cursor,
+    /// The cursor is shown by the hardware, not drawn into the picture.
+    pointed: bool,
     /// 0x00RRGGBB; graphics memory is slow to read, so nothing is mixed there.
     canvas: Vec<u32>,
 }
 
 impl Screen {
+    /// Shows the cursor where it is now; false when that takes a new picture.
+    fn point(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.pointed, self.display.point(&self.cursor));
+        // One that was drawn has to go from the picture.
+        self.pointed && before
+    }
+
     fn draw(&mut self, overlay: bool, rate: FrameRate) -> Result<(), DisplayError> {
         let size = self.display.prepare(self.front.size, rate)?;
         self.canvas.resize(size.pixels(), 0);
@@ -115,7 +126,10 @@ impl Screen {
         let picture = self.front.size;
         self.scaler
             .draw(picture, &self.front.pixels, place, size, &mut self.canvas);
-        paint::cursor(size, &mut self.canvas, place, picture, &self.cursor);
+        self.point();
+        if !self.pointed {
+            paint::cursor(size, &mut self.canvas, place, picture, &self.cursor);
+        }
         if !self.texts.status.is_empty() {
             paint::status(size, &mut self.canvas, &self.texts.status);
         }

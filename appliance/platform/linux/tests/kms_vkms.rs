@@ -13,6 +13,8 @@ use soft_kvm_platform_linux::kms::{KmsOptions, KmsSource, active_connectors};
 use soft_kvm_video::frame::Frame;
 use soft_kvm_video::source::{Captured, NoPicture, SourceError, VideoSource};
 
+mod screen;
+
 struct Card(File);
 
 impl AsFd for Card {
@@ -204,56 +206,11 @@ fn shared_memory() -> u64 {
     number.expect("the kernel counts it")
 }
 
-/// A second card of vkms, with two screens (kernel doc "drm/vkms", "Configuring With Configfs").
-fn card_of_two_screens() -> PathBuf {
-    const CONFIGFS: &str = "/sys/kernel/config";
-    const PRIMARY: &str = "1";
-    let before = cards();
-    if !Path::new(CONFIGFS).join("vkms").exists() {
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "configfs", "none", CONFIGFS])
-            .status();
-        assert!(mounted.expect("mount").success(), "no configfs");
-    }
-    let device = Path::new(CONFIGFS).join("vkms/two");
-    std::fs::create_dir(&device).expect("vkms takes devices by configfs");
-    for number in 0..2 {
-        let part = |kind: &str| {
-            let folder = device.join(format!("{kind}s/{kind}{number}"));
-            std::fs::create_dir(&folder).expect("a part of the device");
-            folder
-        };
-        let (plane, crtc, encoder, connector) = (
-            part("plane"),
-            part("crtc"),
-            part("encoder"),
-            part("connector"),
-        );
-        std::fs::write(plane.join("type"), PRIMARY).expect("a primary plane");
-        for (from, to) in [
-            (plane.join("possible_crtcs/crtc"), &crtc),
-            (encoder.join("possible_crtcs/crtc"), &crtc),
-            (connector.join("possible_encoders/encoder"), &encoder),
-        ] {
-            std::os::unix::fs::symlink(to, from).expect("a link");
-        }
-    }
-    std::fs::write(device.join("enabled"), "1").expect("the device comes");
-    let mut new = cards();
-    new.retain(|card| !before.contains(card));
-    new.pop().expect("its card")
-}
-
-fn cards() -> Vec<PathBuf> {
-    let cards = (0..8).map(|number| PathBuf::from(format!("/dev/dri/card{number}")));
-    cards.filter(|card| card.exists()).collect()
-}
-
 /// Each of two screens of one card is captured by the name of its connector, with the other one lit.
 #[test]
 #[ignore = "needs vkms and root: run in the lab"]
 fn the_named_one_of_two_connectors_is_captured() {
-    let node = card_of_two_screens();
+    let node = screen::add_card(2).expect("vkms takes devices by configfs");
     let card = Card::open(&node);
     let connectors = card.resource_handles().expect("resources");
     let names: Vec<_> = connectors

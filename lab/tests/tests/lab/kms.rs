@@ -13,8 +13,8 @@ use crate::picture::{Picture, near};
 use crate::screen::{self, Display, Fb};
 
 const KMS: &[&str] = &["--no-discovery", "--source", "kms", "--fps", "5"];
-const GROUND: [u8; 3] = [40, 90, 60];
-const ARROW: [u8; 3] = [250, 20, 30];
+pub(crate) const GROUND: [u8; 3] = [40, 90, 60];
+pub(crate) const ARROW: [u8; 3] = [250, 20, 30];
 /// What reason pictures are written on.
 const REASON: [u8; 3] = [24, 28, 36];
 
@@ -27,9 +27,9 @@ fn display() -> anyhow::Result<(Display, Fb)> {
     Ok((display, ground))
 }
 
-/// The cursor plane is not in the video: the client gets it apart, in its places between two pictures too, and draws
-/// it into its screenshot.
-pub(crate) fn cursor() -> anyhow::Result<()> {
+/// A screen with a cursor, a square in the upper left corner of its picture, at 300, 200; what is shown lives as long as it is
+/// kept.
+pub(crate) fn pointed() -> anyhow::Result<(Display, [Fb; 2])> {
     let (display, ground) = display()?;
     display.show(&ground)?;
     let mut arrow = display.fb((64, 64), DrmFourcc::Argb8888)?;
@@ -41,6 +41,13 @@ pub(crate) fn cursor() -> anyhow::Result<()> {
     )?;
     display.set_cursor(&arrow)?;
     display.move_cursor((300, 200))?;
+    Ok((display, [ground, arrow]))
+}
+
+/// The cursor plane is not in the video: the client gets it apart, in its places between two pictures too, and draws
+/// it into its screenshot.
+pub(crate) fn cursor() -> anyhow::Result<()> {
+    let (display, _shown) = pointed()?;
     let (target, seat) = kvm::two_hosts()?;
     let server = Server::start(Host::Namespace(&target), KMS)?;
     let seat = Seat::new(Host::Namespace(&seat))?;

@@ -13,8 +13,10 @@ use soft_kvm_lab_tests::guest;
 use soft_kvm_platform::os::kms::{KmsOptions, KmsSource};
 use soft_kvm_video::source::{Captured, VideoSource as _};
 
+use crate::kms::{ARROW, GROUND, pointed};
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 use crate::picture::{COLOUR_BARS, near};
+use crate::screen::{self, Display};
 
 pub(crate) const CARD: &str = "/dev/dri/card0";
 /// The mode that the monitor has before: not the stream's.
@@ -181,6 +183,86 @@ pub(crate) fn on_the_metal() -> anyhow::Result<()> {
         })
         .with_context(|| format!("after {signal}: {:?}", console.card.get_crtc(console.crtc)))?;
     }
+    server.stop()?;
+    Ok(())
+}
+
+/// The target's cursor is the monitor's own: it has its picture and place, moves without a new picture, and is not in what the
+/// monitor shows below it.
+pub(crate) fn cursor() -> anyhow::Result<()> {
+    let (target_screen, _shown) = pointed()?;
+    let monitor = screen::add_card(1)?;
+    let name = {
+        let display = Display::open(&monitor)?;
+        let connector = display.card.get_connector(display.connector, true)?;
+        connector.to_string()
+    };
+    let (target, near_seat) = kvm::two_hosts()?;
+    let source = format!("kms:{CARD}");
+    let arguments = ["--no-discovery", "--source", &source, "--fps", "5"];
+    let server = Server::start(Host::Namespace(&target), &arguments)?;
+    let seat = Seat::new(Host::Namespace(&near_seat))?;
+    seat.pair(TARGET, server.code()?)?;
+    let client = seat.view("kms", TARGET, &["--screen", &name])?;
+    let mut seen = None;
+    let mut source = guest::wait_for("the client at the monitor", SOON, || {
+        let mut source = KmsSource::open(KmsOptions::new(&monitor)).ok()?;
+        match source.next(Duration::from_millis(500)).ok()? {
+            Captured::Frame(_) => {}
+            Captured::Cursor(cursor) => seen = Some(cursor),
+            _ => return None,
+        }
+        Some(source)
+    })
+    .with_context(|| client.process.output())?;
+    let mut points_at = |at: (i32, i32)| {
+        let pointed = guest::wait_for("the monitor's cursor", SOON, || {
+            while let Ok(shown) = source.next(Duration::from_millis(50)) {
+                match shown {
+                    Captured::Cursor(cursor) => seen = Some(cursor),
+                    Captured::Frame(_) => {}
+                    _ => break,
+                }
+            }
+            seen.as_ref()?.position.eq(&at).then_some(())
+        });
+        pointed.with_context(|| format!("{seen:?}\n{}", client.process.output()))?;
+        seen.clone()
+            .and_then(|cursor| cursor.image)
+            .context("a cursor without a picture")
+    };
+    let image = points_at((300, 200))?;
+    let [red, green, blue] = ARROW;
+    let pixel = |x: usize, y: usize| {
+        let at = (y * image.size.width as usize + x) * 4;
+        image.pixels.get(at..at + 4)
+    };
+    ensure!(
+        pixel(19, 19) == Some(&[blue, green, red, 255]),
+        "{:?}",
+        pixel(19, 19)
+    );
+    ensure!(pixel(20, 20) == Some(&[0; 4]), "{:?}", pixel(20, 20));
+    target_screen.move_cursor((400, -10))?;
+    points_at((400, -10))?;
+    let mut below = KmsSource::open(KmsOptions::new(&monitor))?;
+    let frame = guest::wait_for("what is below", SOON, || {
+        match below.next(Duration::from_millis(100)) {
+            Ok(Captured::Frame(frame)) => Some(frame),
+            _ => None,
+        }
+    })?;
+    let plane = frame.plane(0).context("no memory")?;
+    for (x, y) in [(310, 210), (410, 5)] {
+        let at = y * plane.stride + x * 4;
+        let pixel = plane.data.get(at..at + 3).context("a short line")?;
+        let got = [pixel[2], pixel[1], pixel[0]];
+        ensure!(
+            near(got, GROUND),
+            "{got:?} at {x}, {y}: the cursor is drawn into the picture"
+        );
+    }
+    client.stop()?;
     server.stop()?;
     Ok(())
 }

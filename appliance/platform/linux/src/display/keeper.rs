@@ -59,7 +59,7 @@ impl ScreenKeeper {
     ) -> io::Result<Self> {
         let (mut pipe, theirs) = UnixStream::pair()?;
         pipe.set_read_timeout(Some(START))?;
-        let child = Command::new(&command.program)
+        let mut child = Command::new(&command.program)
             .args(&command.words)
             .args([crtc.into(), connector.into()].map(|raw: RawResourceHandle| raw.to_string()))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -67,14 +67,19 @@ impl ScreenKeeper {
             // Ctrl-C at the terminal is for the program alone.
             .process_group(0)
             .spawn()?;
-        let mut keeper = Self { pipe: None, child };
         let mut answer = [0];
-        pipe.read_exact(&mut answer)?;
-        if &answer != READY {
+        let ready = pipe.read_exact(&mut answer);
+        if ready.is_err() || &answer != READY {
+            // It has ended by itself, or never will.
+            let _ = child.kill();
+            let _ = child.wait();
+            ready?;
             return Err(io::ErrorKind::InvalidData.into());
         }
-        keeper.pipe = Some(pipe);
-        Ok(keeper)
+        Ok(Self {
+            pipe: Some(pipe),
+            child,
+        })
     }
 
     /// The screen shows what it did before.

@@ -5,6 +5,7 @@
 
 mod keeper;
 mod mode;
+mod pointer;
 mod screen;
 
 pub use keeper::{KeeperCommand, run_keeper};

@@ -18,10 +18,12 @@ use drm::{ClientCapability, Device as DrmDevice};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use soft_kvm_core::{FrameRate, Size};
+use soft_kvm_video::cursor::Cursor;
 
 use super::DisplayError;
 use super::keeper::{KeeperCommand, ScreenKeeper};
 use super::mode::{Timing, choose};
+use super::pointer::{Place, Pointer};
 use crate::broker::{self, Kind};
 use crate::dmabuf::{Access, Mapping};
 
@@ -61,6 +63,14 @@ impl Card {
     /// One that another process has opened.
     pub(super) fn shared(fd: OwnedFd) -> Self {
         Self(fd.into())
+    }
+
+    /// A buffer's memory, to write to.
+    pub(super) fn map(&self, buffer: &DumbBuffer) -> io::Result<Mapping> {
+        let handle = buffer.handle().into();
+        let place = drm_ffi::mode::dumbbuffer::map(self.as_fd(), handle, 0, 0)?;
+        let length = buffer.pitch() as usize * buffer.size().1 as usize;
+        Mapping::new(self, place.offset, length, Access::Write)
     }
 
     /// Puts back what a CRTC showed.
@@ -156,6 +166,8 @@ pub struct Display {
     next: usize,
     flipping: bool,
     picture: Option<(Size, FrameRate)>,
+    /// The hardware's cursor; an error once it has turned out that there is none.
+    pointer: Option<Result<Pointer, ()>>,
     keeper: Option<ScreenKeeper>,
 }
 
@@ -249,6 +261,7 @@ impl Display {
             next: 0,
             flipping: false,
             picture: None,
+            pointer: None,
             keeper: None,
         })
     }
@@ -330,6 +343,42 @@ impl Display {
         self.flipping = true;
         self.next = (next + 1) % BUFFERS;
         Ok(())
+    }
+
+    /// Shows the cursor by the hardware over the picture, at once; false when it has to be drawn into the picture: the
+    /// hardware has no cursor, or no room for this one.
+    pub fn point(&mut self, cursor: &Cursor) -> bool {
+        let (Some((picture, _)), Some(mode)) = (self.picture, &self.mode) else {
+            return false;
+        };
+        if picture.pixels() == 0 {
+            return false;
+        }
+        let (x, y, size) = fit(picture, timing(mode).size);
+        let place = Place {
+            picture,
+            corner: (x, y),
+            size,
+        };
+        let device = &self.device;
+        let none = |error: io::Error| {
+            tracing::info!(device, %error, "no cursor of the hardware: it is drawn into the picture");
+        };
+        let card = &self.card;
+        let made = self
+            .pointer
+            .get_or_insert_with(|| Pointer::new(card).map_err(none));
+        let Ok(pointer) = made else {
+            return false;
+        };
+        match pointer.show(card, self.crtc, cursor, &place) {
+            Ok(shown) => shown,
+            Err(error) => {
+                none(error);
+                self.pointer = Some(Err(()));
+                false
+            }
+        }
     }
 
     /// Waits until the picture before is on the screen and its buffer free.
@@ -425,7 +474,7 @@ impl Display {
         let buffer = self
             .card
             .create_dumb_buffer((size.width, size.height), format, 32)?;
-        let made = self.map(&buffer).and_then(|memory| {
+        let made = self.card.map(&buffer).and_then(|memory| {
             let framebuffer = self.card.add_framebuffer(&buffer, 24, 32)?;
             Ok((memory, framebuffer))
         });
@@ -442,13 +491,6 @@ impl Display {
         }
     }
 
-    fn map(&self, buffer: &DumbBuffer) -> io::Result<Mapping> {
-        let handle = buffer.handle().into();
-        let place = drm_ffi::mode::dumbbuffer::map(self.card.as_fd(), handle, 0, 0)?;
-        let length = buffer.pitch() as usize * buffer.size().1 as usize;
-        Mapping::new(&self.card, place.offset, length, Access::Write)
-    }
-
     fn free(&self, buffers: Vec<Shown>) {
         for shown in buffers {
             // Nothing to do about failures: closing the card frees them too.
@@ -462,6 +504,10 @@ impl Display {
 impl Drop for Display {
     fn drop(&mut self) {
         self.finish_flip();
+        if let Some(Ok(pointer)) = &mut self.pointer {
+            // Whatever is shown next has its own.
+            let _ = pointer.hide(&self.card, self.crtc);
+        }
         if self.mode.is_some()
             && let Some(before) = &self.before
         {

@@ -1,10 +1,12 @@
 //! A program that shows something on a screen of the kernel's virtual display, as a console or a compositor does.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use drm::buffer::{Buffer as _, DrmFourcc, DrmModifier, Handle, PlanarBuffer};
 use drm::control::dumbbuffer::DumbBuffer;
@@ -238,6 +240,47 @@ pub(crate) fn node(driver: &str) -> Option<PathBuf> {
             let _ = card.release_master_lock();
             card.get_driver().is_ok_and(|known| known.name() == driver)
         })
+}
+
+/// One more card of vkms, with so many screens, each with a cursor (kernel doc "drm/vkms", "Configuring With Configfs").
+pub(crate) fn add_card(screens: u32) -> io::Result<PathBuf> {
+    const CONFIGFS: &str = "/sys/kernel/config";
+    const PRIMARY: &str = "1";
+    const CURSOR: &str = "2";
+    let before = cards();
+    if !Path::new(CONFIGFS).join("vkms").exists() {
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "configfs", "none", CONFIGFS]).status()?;
+        if !mounted.success() {
+            return Err(io::Error::other("no configfs"));
+        }
+    }
+    let device = Path::new(CONFIGFS).join("vkms/another");
+    fs::create_dir(&device)?;
+    for number in 0..screens {
+        let part = |folder: &str, name: &str| {
+            let made = device.join(format!("{folder}/{name}{number}"));
+            fs::create_dir(&made).map(|()| made)
+        };
+        let (crtc, encoder) = (part("crtcs", "crtc")?, part("encoders", "encoder")?);
+        let connector = part("connectors", "connector")?;
+        symlink(&crtc, encoder.join("possible_crtcs/crtc"))?;
+        symlink(&encoder, connector.join("possible_encoders/encoder"))?;
+        for (name, kind) in [("primary", PRIMARY), ("cursor", CURSOR)] {
+            let plane = part("planes", name)?;
+            fs::write(plane.join("type"), kind)?;
+            symlink(&crtc, plane.join("possible_crtcs/crtc"))?;
+        }
+    }
+    fs::write(device.join("enabled"), "1")?;
+    let mut new = cards();
+    new.retain(|card| !before.contains(card));
+    new.pop().ok_or_else(|| io::Error::other("it has no node"))
+}
+
+fn cards() -> Vec<PathBuf> {
+    let cards = (0..8).map(|number| PathBuf::from(format!("/dev/dri/card{number}")));
+    cards.filter(|card| card.exists()).collect()
 }
 
 /// ITU-R BT.709, limited range.
