@@ -37,7 +37,7 @@ impl FromStr for EdgeRule {
     type Err = BindingError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let form = || BindingError::Form(text.to_owned());
+        let form = || BindingError::Edge(text.to_owned());
         let (edge, action) = text.split_once('=').ok_or_else(form)?;
         let edge = match edge.trim() {
             "bottom" => Edge::Bottom,
@@ -158,6 +158,16 @@ mod tests {
 
     fn motion(code: u16, value: i32) -> InputEvent {
         InputEvent::new(EventType::REL, code, value)
+    }
+
+    #[test]
+    fn what_is_no_rule_is_told_as_that() {
+        for wrong in ["up=next", "right"] {
+            let told = wrong.parse::<EdgeRule>().expect_err(wrong).to_string();
+            assert!(told.contains("is no edge"), "{told}");
+        }
+        let told = "right=away".parse::<EdgeRule>().expect_err("an action");
+        assert!(told.to_string().contains("is no action"), "{told}");
     }
 
     #[test]

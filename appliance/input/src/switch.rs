@@ -146,6 +146,9 @@ pub enum BindingError {
     /// Not `ACTION=KEYS`.
     #[error("{0:?} is no chord: write ACTION=KEYS, e.g. next=LEFTCTRL+RIGHTCTRL+N")]
     Form(String),
+    /// Not `EDGE=ACTION`.
+    #[error("{0:?} is no edge: write left, right, top or bottom and what it does, e.g. right=next")]
+    Edge(String),
     /// An action that does not exist.
     #[error(
         "{0:?} is no action: panic, next, previous, local, keep, request, grant, refuse, release, take, or a server's number from 1 to 9"

@@ -29,6 +29,7 @@ impl Target {
         if text.trim().is_empty() {
             bail!("which server? its name or address is empty");
         }
+        check_port(text)?;
         let all = peers.list()?;
         if all.is_empty() {
             bail!("no server is paired yet: run soft-kvm-client pair {text}");
@@ -85,6 +86,16 @@ impl Target {
     }
 }
 
+/// A port that is too large would make a host name of an address. No group of an IPv6 address is as long.
+fn check_port(text: &str) -> anyhow::Result<()> {
+    let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+    let number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if number && port.parse::<u16>().is_err() {
+        bail!("{text}: {port} is no port: those go up to {}", u16::MAX);
+    }
+    Ok(())
+}
+
 /// Whether the key of a server is kept; an address may be any of the paired ones.
 ///
 /// # Errors
@@ -99,6 +110,7 @@ pub(crate) fn is_paired(text: &str, peers: &PeerStore) -> Result<bool, StateErro
 /// # Errors
 /// As [`Target::resolve`].
 pub(crate) fn resolve_unpaired(text: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    check_port(text)?;
     if let Some(address) = literal(text) {
         return Ok(vec![address]);
     }
@@ -157,6 +169,24 @@ mod tests {
     use std::net::SocketAddrV6;
 
     use super::*;
+
+    #[test]
+    fn a_port_that_is_too_large_is_told_and_an_address_is_none() {
+        for wrong in ["10.0.0.1:65536", "rack-1:99999", "[::1]:123456"] {
+            let told = check_port(wrong).expect_err(wrong).to_string();
+            assert!(told.contains("is no port"), "{told}");
+        }
+        for right in [
+            "rack-1",
+            "10.0.0.1:65535",
+            "fe80::9999",
+            "[::1]",
+            "::1",
+            "a:b",
+        ] {
+            check_port(right).expect(right);
+        }
+    }
 
     #[test]
     fn addresses_with_and_without_port() {
