@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use soft_kvm_lab_tests::guest;
 
+use crate::kvm::{Host, Seat};
+use crate::plug;
 use crate::service::{SERVER, STORY};
 use crate::system::{self, SOON, becomes, property, status, systemctl};
 
@@ -74,6 +76,55 @@ pub(crate) fn package() -> anyhow::Result<()> {
     dpkg(&["--purge", "soft-kvm"])?;
     let left = ours()?;
     ensure!(left == before, "left over:\n{left}");
+    Ok(())
+}
+
+/// A plain binary becomes a service by what it says is to be run next, serves a client, and leaves nothing but its state when
+/// it is taken away again, in the same way.
+pub(crate) fn plain_binary() -> anyhow::Result<()> {
+    system::forget_hwdb()?;
+    let before = ours()?;
+    let run = |option: &str| -> anyhow::Result<()> {
+        let mut command = Command::new(guest::program("soft-kvm-server")?);
+        let told = guest::run(command.arg(option).env("LANG", "C"))?;
+        let next = told.lines().filter_map(|line| line.strip_prefix("  "));
+        let next: Vec<_> = next.filter(|line| line.starts_with("system")).collect();
+        ensure!(!next.is_empty(), "nothing is to be run next:\n{told}");
+        for command in next {
+            let run = guest::run(Command::new("sh").args(["-ec", command]));
+            run.map_err(|error| error.context(status(SERVER)))?;
+        }
+        Ok(())
+    };
+    run("--install-service")?;
+    ensure!(is_enabled() == "enabled", "{}", status(SERVER));
+    becomes(SERVER, "ActiveState", "active", SOON)?;
+    let program = fs::read_link(format!("/proc/{}/exe", property(SERVER, "MainPID")?))?;
+    ensure!(
+        program == Path::new("/usr/local/bin/soft-kvm-server"),
+        "{} runs",
+        program.display()
+    );
+    let seat = Seat::new(Host::Kernel)?;
+    let told =
+        guest::run(Command::new(&program).args(["pair", "--state-dir", "/var/lib/soft-kvm"]))?;
+    let code = told.split_whitespace().last().context("no code")?;
+    seat.pair(plug::HERE, code)
+        .map_err(|error| error.context(status(SERVER)))?;
+    ensure!(Path::new(KEY).exists(), "no key in {KEY}");
+    run("--uninstall-service")?;
+    ensure!(
+        property(SERVER, "ActiveState")? != "active",
+        "{}",
+        status(SERVER)
+    );
+    ensure!(Path::new(KEY).exists(), "its key is gone");
+    for left in ours()?.lines() {
+        let known = before.lines().any(|line| line == left);
+        let state = ["/var/lib/soft-kvm", "/etc/soft-kvm", "/run/soft-kvm"];
+        let state = state.iter().any(|folder| left.starts_with(folder));
+        ensure!(known || state, "left over: {left}");
+    }
     Ok(())
 }
 

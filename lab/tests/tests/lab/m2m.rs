@@ -23,6 +23,83 @@ use soft_kvm_video::source::{Captured, VideoSource as _};
 const MODULE: &str = "virtual-h264";
 const SIZE: Size = Size::new(640, 480);
 
+/// What an encoder has to be told for pictures without delay, by the kernel's header `v4l2-controls.h`.
+const LOW_DELAY: &[(&str, &str)] = &[
+    ("no B-frames", "id=0x9909ca, value=0"),
+    ("far key frames", "id=0x9909cb, value=600"),
+    ("constrained baseline", "id=0x990a6b, value=1"),
+    ("level 3 for 640x480 at 30/s", "id=0x990a67, value=8"),
+    ("headers with their picture", "id=0x9909d8, value=1"),
+    ("headers with each key frame", "id=0x9909e2, value=1"),
+    ("the same by its newer name", "id=0x990b84, value=1"),
+    ("a rate that is kept", "id=0x9909d7, value=1"),
+    ("constant bitrate", "id=0x9909ce, value=1"),
+    ("the bitrate", "id=0x9909cf, value=4000000"),
+    ("the pictures' rate", "timeperframe=1/30"),
+];
+
+/// The kernel's own log of the calls says that the encoder is set up for pictures without delay, and that no picture waits in
+/// it for the next.
+pub(crate) fn low_delay() -> anyhow::Result<()> {
+    guest::insmod(MODULE, &[])?;
+    let node = encoder(MODULE)?;
+    let name = node.file_name().unwrap_or_default().to_string_lossy();
+    // Calls with their arguments, also those that move buffers (kernel doc "V4L2 device instance", dev_debug).
+    fs::write(format!("/sys/class/video4linux/{name}/dev_debug"), "0xb")?;
+    let mut source = vivid(b"NV12", SIZE)?;
+    let frame = next_frame(&mut source)?;
+    let mut encoder = M2mEncoder::open(&node, &config(SIZE), &frame)?;
+    let mut out = Vec::new();
+    for number in 0..5 {
+        encoder.encode(&frame, number == 0, &mut out)?;
+    }
+    let log = guest::run(&mut Command::new("dmesg"))?;
+    drop(encoder);
+    let calls: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(&format!("{name}: VIDIOC_")))
+        .collect();
+    for (what, call) in LOW_DELAY {
+        ensure!(
+            calls
+                .iter()
+                .any(|line| line.contains(call) && !line.contains("error")),
+            "not told: {what} ({call}) in\n{}",
+            calls.join("\n")
+        );
+    }
+    // One picture goes in, its access unit comes out, then the next goes in.
+    let moves = calls
+        .iter()
+        .filter(|line| line.contains("flags=") && !line.contains("error"));
+    let moves: Vec<_> = moves
+        .filter_map(|line| {
+            let kind = if line.contains("type=vid-out") {
+                "in"
+            } else {
+                "out"
+            };
+            if line.contains("VIDIOC_QBUF") && kind == "in" {
+                Some("in")
+            } else if line.contains("VIDIOC_DQBUF") && kind == "out" {
+                Some("out")
+            } else {
+                None
+            }
+        })
+        .collect();
+    ensure!(
+        moves == ["in", "out"].repeat(5),
+        "{moves:?}\n{}",
+        calls.join("\n")
+    );
+    guest::tell(format!(
+        "{} settings told to the driver, 5 pictures in and out in turns, by the kernel's log",
+        LOW_DELAY.len()
+    ));
+    Ok(())
+}
+
 /// What `v4l2-compliance` says about the virtual encoder in both APIs, streaming included. Where the tool is older
 /// than the kernel it finds faults with every driver: those that it finds with the kernel's own vicodec do not count.
 pub(crate) fn compliance() -> anyhow::Result<()> {

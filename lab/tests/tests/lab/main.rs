@@ -112,6 +112,10 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("viewer::on_the_metal", &[viewer::on_the_metal])
     },
     LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("viewer::cursor", &[viewer::cursor])
+    },
+    LabTest {
         modules: &["vicodec"],
         own_modules: &["virtual-h264"],
         programs: &["v4l2-compliance"],
@@ -121,6 +125,12 @@ const TESTS: &[LabTest] = &[
         modules: &["vivid", "v4l2-mem2mem"],
         own_modules: &["virtual-h264"],
         ..LabTest::new("m2m::faults", &[m2m::faults])
+    },
+    LabTest {
+        modules: &["vivid", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        programs: &["dmesg"],
+        ..LabTest::new("m2m::low_delay", &[m2m::low_delay])
     },
     LabTest {
         modules: &["vivid", "v4l2-mem2mem"],
@@ -232,6 +242,11 @@ const TESTS: &[LabTest] = &[
         systemd: true,
         timeout: Duration::from_secs(150),
         ..LabTest::new("install", &[install::package])
+    },
+    LabTest {
+        systemd: true,
+        timeout: Duration::from_secs(120),
+        ..LabTest::new("install-plain", &[install::plain_binary])
     },
     LabTest::new("roles", &[roles::reach_the_kernel]),
     LabTest {
