@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
@@ -35,7 +36,7 @@ impl Beside {
         let mut command = Command::new("chrt");
         command
             .args(["--idle", "0"])
-            .arg(std::env::current_exe()?)
+            .arg(present(&std::env::current_exe()?))
             .args(["test", "--tier", name.get_name()])
             .current_dir(shell::root())
             .stdin(Stdio::null())
@@ -81,6 +82,13 @@ impl Drop for Beside {
     }
 }
 
+/// Building the tests puts another file in the place of this program's, which Linux tells of the old one (proc_pid_exe(5)).
+fn present(program: &Path) -> PathBuf {
+    let text = program.to_string_lossy();
+    text.strip_suffix(" (deleted)")
+        .map_or_else(|| program.to_owned(), PathBuf::from)
+}
+
 fn flaky_test(line: &str) -> Option<&str> {
     line.strip_prefix("flaky: ")?
         .strip_suffix(" failed, then passed by itself")
@@ -89,6 +97,13 @@ fn flaky_test(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_was_built_anew_is_found() {
+        for path in ["/target/debug/xtask", "/target/debug/xtask (deleted)"] {
+            assert_eq!(present(Path::new(path)), Path::new("/target/debug/xtask"));
+        }
+    }
 
     #[test]
     fn flaky_tests_stay_flaky() {
