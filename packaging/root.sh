@@ -4,7 +4,7 @@
 set -eu
 
 suite=$1 root=$2
-# shellcheck source=lab/debian.sh
+# shellcheck disable=SC1091 # a file of its own
 . "$(dirname "$0")/../lab/debian.sh"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
