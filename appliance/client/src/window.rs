@@ -33,10 +33,10 @@ pub(crate) fn run_on_screen(
         display: DisplayOptions {
             device: None,
             connector: args.screen.clone(),
-            keeper: Some(KeeperCommand::of(
-                &confine::own_executable(),
-                screen::KEEPER,
-            )),
+            keeper: Some(KeeperCommand {
+                program: confine::own_executable(),
+                subcommand: screen::KEEPER,
+            }),
         },
         overlay: args.overlay,
     };

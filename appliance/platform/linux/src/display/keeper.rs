@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -22,24 +22,13 @@ const READY: &[u8; 1] = b"R";
 /// There is nothing to restore any more.
 const DONE: &[u8; 1] = b"D";
 
-/// How the keeper is started: a program, and the words that make it call [`run_keeper`] with the two words after them.
+/// How the keeper is started: a program whose subcommand calls [`run_keeper`] with the two words after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeeperCommand {
     /// The program.
     pub program: PathBuf,
-    /// Its first words.
-    pub words: Vec<String>,
-}
-
-impl KeeperCommand {
-    /// This program, and the subcommand.
-    #[must_use]
-    pub fn of(program: &Path, subcommand: &str) -> Self {
-        Self {
-            program: program.to_owned(),
-            words: vec![subcommand.to_owned()],
-        }
-    }
+    /// Its first word.
+    pub subcommand: &'static str,
 }
 
 /// The program's end of it. Dropping it makes the keeper restore the screen; [`ScreenKeeper::done`] does not.
@@ -60,7 +49,7 @@ impl ScreenKeeper {
         let (mut pipe, theirs) = UnixStream::pair()?;
         pipe.set_read_timeout(Some(START))?;
         let mut child = Command::new(&command.program)
-            .args(&command.words)
+            .arg(command.subcommand)
             .args([crtc.into(), connector.into()].map(|raw: RawResourceHandle| raw.to_string()))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(card.try_clone_to_owned()?))

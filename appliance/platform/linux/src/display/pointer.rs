@@ -65,6 +65,8 @@ pub(super) struct Pointer {
     room: Size,
     /// What it looks like and how large; nothing while it is hidden.
     shown: Option<(Arc<CursorImage>, Size)>,
+    /// Where it was moved to last.
+    at: Option<(i32, i32)>,
 }
 
 impl Pointer {
@@ -87,6 +89,7 @@ impl Pointer {
                 memory,
                 room,
                 shown: None,
+                at: None,
             }),
             Err(error) => {
                 let _ = card.destroy_dumb_buffer(buffer);
@@ -113,7 +116,12 @@ impl Pointer {
             self.hide(card, crtc)?;
             return Ok(false);
         }
-        card.move_cursor(crtc, place.on_screen(cursor.position))?;
+        let at = place.on_screen(cursor.position);
+        // Every picture asks, and the cursor rests mostly.
+        if self.at != Some(at) {
+            card.move_cursor(crtc, at)?;
+            self.at = Some(at);
+        }
         let same =
             |(shown, at): &(Arc<CursorImage>, Size)| Arc::ptr_eq(shown, image) && *at == size;
         if !self.shown.as_ref().is_some_and(same) {
