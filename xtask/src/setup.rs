@@ -207,7 +207,7 @@ pub(crate) fn run(purpose: Purpose) -> anyhow::Result<()> {
     for (package, why) in &missing {
         println!("  {package:28} {why}");
     }
-    let administrator = shell::output(Command::new("id").arg("-u"))?.trim() == "0";
+    let administrator = shell::is_root();
     if !administrator && shell::which("sudo").is_none() {
         let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
         bail!(

@@ -34,6 +34,11 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Whether this is the administrator.
+pub(crate) fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).is_ok_and(|user| user.trim() == "0")
+}
+
 /// Runs a program on the terminal; its failure is an error.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command

@@ -374,9 +374,7 @@ fn unmet(reason: &str) -> Option<String> {
         .split([':', ';', '('])
         .next()?;
     let met = needs.split(", ").all(|need| match need.split(' ').next() {
-        Some("root") => {
-            shell::output(Command::new("id").arg("-u")).is_ok_and(|user| user.trim() == "0")
-        }
+        Some("root") => shell::is_root(),
         Some(program) => shell::which(program).is_some(),
         None => true,
     });

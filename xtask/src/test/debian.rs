@@ -104,6 +104,5 @@ fn unmet() -> Option<String> {
     if shell::which("debootstrap").is_none() {
         return Some("needs debootstrap".to_owned());
     }
-    let user = shell::output(Command::new("id").arg("-u"));
-    (user.ok()?.trim() != "0").then(|| "needs root for a Debian root".to_owned())
+    (!shell::is_root()).then(|| "needs root for a Debian root".to_owned())
 }
