@@ -19,7 +19,8 @@ pub struct Server {
     pub name: String,
     /// Host name in the records.
     pub host: String,
-    /// Where to connect, the best first: IPv4, routable IPv6, link-local IPv6 with its scope id.
+    /// Where to connect, the best first: private IPv4, unique local IPv6, link-local ones with their scope id. Public addresses
+    /// come last: servers answer there only if they let routed clients in.
     pub addresses: Vec<SocketAddr>,
     /// TCP port, the one in `addresses`.
     pub port: u16,
@@ -131,10 +132,12 @@ fn socket_address(address: &ScopedIp, port: u16) -> SocketAddr {
 
 fn rank(address: IpAddr) -> u8 {
     match address {
-        IpAddr::V4(v4) if !v4.is_link_local() => 0,
-        IpAddr::V6(v6) if !v6.is_unicast_link_local() => 1,
-        IpAddr::V4(_) => 2,
-        IpAddr::V6(_) => 3,
+        IpAddr::V4(v4) if v4.is_private() || v4.is_loopback() => 0,
+        IpAddr::V6(v6) if v6.is_unique_local() || v6.is_loopback() => 1,
+        IpAddr::V4(v4) if v4.is_link_local() => 2,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => 3,
+        IpAddr::V4(_) => 4,
+        IpAddr::V6(_) => 5,
     }
 }
 
@@ -208,7 +211,7 @@ mod tests {
             SERVICE_TYPE,
             "rack \x1b[2J.1",
             "soft-kvm-1.local.",
-            "fe80::1,2001:db8::1,192.0.2.7",
+            "2001:db8::1,fe80::1,203.0.113.7,fd00::1,192.168.2.7",
             7755,
             &[("v", "1"), ("name", "a\u{202e}b")][..],
         )
@@ -219,11 +222,17 @@ mod tests {
         let addresses: Vec<_> = server.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(
             addresses,
-            ["192.0.2.7:7755", "[2001:db8::1]:7755", "[fe80::1]:7755"]
+            [
+                "192.168.2.7:7755",
+                "[fd00::1]:7755",
+                "[fe80::1]:7755",
+                "203.0.113.7:7755",
+                "[2001:db8::1]:7755"
+            ]
         );
         assert_eq!(server.txt["name"], "ab");
         let json = serde_json::to_value(&server).unwrap();
-        assert_eq!(json["addresses"][0], "192.0.2.7:7755");
+        assert_eq!(json["addresses"][0], "192.168.2.7:7755");
     }
 
     #[test]

@@ -67,7 +67,10 @@ pub fn listed(remote: IpAddr, allow: &[IpPrefix], deny: &[IpPrefix]) -> Result<(
     Err(Refusal::NotAllowed(remote.to_canonical()))
 }
 
-fn is_private(address: IpAddr) -> bool {
+/// Whether an address of this machine can be reached from its links only, by the rules for addresses: RFC 1918, RFC 3927,
+/// RFC 4193, link-local and loopback ones.
+#[must_use]
+pub fn is_private(address: IpAddr) -> bool {
     is_link_local(address)
         || match address {
             IpAddr::V4(v4) => v4.is_private() || v4.is_loopback(),

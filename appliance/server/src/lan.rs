@@ -21,6 +21,26 @@ pub(crate) fn confine(listener: &TcpListener, allow_routed: bool) -> std::io::Re
     net::limit_hops(listener, v6, hops(allow_routed))
 }
 
+/// Tells at which addresses of this machine nobody is answered.
+pub(crate) fn tell_unserved() {
+    for interface in if_addrs::get_if_addrs().unwrap_or_default() {
+        let address = interface.ip();
+        if lan::is_private(address) {
+            continue;
+        }
+        let what = format!(
+            "{}: nobody is answered at {address}, a public address (allow_routed)",
+            interface.name
+        );
+        // One of IPv6 is usual beside a private one.
+        if address.is_ipv4() {
+            tracing::warn!("{what}");
+        } else {
+            tracing::info!("{what}");
+        }
+    }
+}
+
 /// Whether a connection to `local` from `remote` is talked to: by the story's lists, and by the addresses that the machine has at
 /// this moment unless routed clients are welcome.
 pub(crate) fn admit(

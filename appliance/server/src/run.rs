@@ -298,6 +298,8 @@ impl Server {
                 "Clients behind routers are let in (allow_routed).",
                 "ルーターの向こうのクライアントも受け入れます（allow_routed）。",
             ));
+        } else {
+            lan::tell_unserved();
         }
         if let Some(code) = self.pairing_code() {
             console::out(format!(

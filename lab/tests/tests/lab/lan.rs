@@ -208,6 +208,84 @@ pub(crate) fn links() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// At public addresses a host on the same cable is sent away without a byte; with `allow_routed` it is not, until that is taken back.
+pub(crate) fn public() -> anyhow::Result<()> {
+    let (target, near) = kvm::two_hosts()?;
+    let private = [
+        "172.31.0.1/24",
+        "192.168.7.1/24",
+        "169.254.7.1/24",
+        "fd07::1/64",
+    ];
+    let public = [
+        "203.0.113.1/24",
+        "172.32.0.1/24",
+        "100.64.0.1/24",
+        "2001:db8::1/64",
+    ];
+    for address in private.iter().chain(&public) {
+        // The other host has the next one; nodad: it is of use at once.
+        let next = address.replace("1/", "2/");
+        for (host, device, address) in [(&target, "seat", *address), (&near, "target", &next)] {
+            let mut command = host.command("ip");
+            command.args(["address", "add", address, "dev", device]);
+            if address.contains(':') {
+                command.arg("nodad");
+            }
+            guest::run(&mut command)?;
+        }
+    }
+    let story = guest::folder("story")?.join("story.jsonnet");
+    let write = |routed: bool| {
+        let text =
+            format!("(import 'default.jsonnet') + {{ control+: {{ allow_routed: {routed} }} }}");
+        std::fs::write(&story, text)
+    };
+    write(false)?;
+    let host = Host::Namespace(&target);
+    let story_path = story.to_string_lossy();
+    let mut server = Server::start(host, &[SOURCE, &["--story", &story_path]].concat())?;
+    server
+        .process
+        .wait_line("nobody is answered at 203.0.113.1", SOON)?;
+    // A TLS server answers what is no TLS with an alert.
+    let answers = |address: &str| -> anyhow::Result<bool> {
+        let (address, _) = address.split_once('/').context("no prefix")?;
+        let script = format!("exec 3<>/dev/tcp/{address}/{PORT} && echo hello >&3 && cat <&3");
+        let mut command = near.command("timeout");
+        let told = command.args(["2", "bash", "-c", &script]).output()?;
+        Ok(!told.stdout.is_empty())
+    };
+    for address in private {
+        ensure!(answers(address)?, "no answer at {address}");
+    }
+    for address in public {
+        ensure!(!answers(address)?, "an answer at {address}");
+    }
+    // The others are counted with it.
+    server
+        .process
+        .wait_line("203.0.113.1 is a public address", SOON)?;
+    for (round, routed) in [(1, true), (2, false)] {
+        write(routed)?;
+        server.process.send_signal("HUP")?;
+        guest::wait_for("the reload", SOON, || {
+            let done = server.process.output().matches("reload: done").count();
+            (done == round).then_some(())
+        })?;
+        for address in public {
+            ensure!(answers(address)? == routed, "{address}: not {routed}");
+        }
+    }
+    server.stop()?;
+    guest::tell(format!(
+        "not a byte at {} public addresses, an answer at {} private ones",
+        public.len(),
+        private.len()
+    ));
+    Ok(())
+}
+
 /// Whether `host` can read the server's page for Prometheus.
 fn scrapes(host: &Namespace, server: &Server) -> anyhow::Result<bool> {
     let port = server.ready("metrics_port").and_then(Value::as_u64);

@@ -230,6 +230,7 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("lan-only", &[lan::only])
     },
     LabTest::new("lan-only-links", &[lan::links]),
+    LabTest::new("lan-only-public", &[lan::public]),
     LabTest {
         timeout: Duration::from_secs(90),
         ..LabTest::new("lan-only-lists", &[lan::lists])
