@@ -19,7 +19,7 @@ use soft_kvm_video::source::{Captured, VideoSource as _};
 use crate::input::{Event, Hardware, KEY_A};
 use crate::kvm::{self, Host, PORT, SOON, Seat, Server, TARGET};
 use crate::pairing::{self, WRONG};
-use crate::privsep::{UNPRIVILEGED, check_powerless};
+use crate::privsep::{UNPRIVILEGED, check_powerless, opened_to_read};
 use crate::viewer::{CARD, Console};
 use crate::{plug, service, system};
 
@@ -116,7 +116,8 @@ fn paired_at(options: &[&str]) -> anyhow::Result<()> {
     server.process.wait_line(READ, SOON)?;
     if options == UNPRIVILEGED {
         check_powerless(server.process.id())?;
-        read_only(&server)?;
+        let buttons = opened_to_read(server.process.id(), "/dev/input")?;
+        ensure!(buttons == 1, "{buttons} input devices are open");
     }
 
     // The first window is open from the start, and its code on the screen.
@@ -197,29 +198,6 @@ impl AsFd for Master {
     }
 }
 impl drm::Device for Master {}
-
-/// The server has the button to read only.
-fn read_only(server: &Server) -> anyhow::Result<()> {
-    let process = format!("/proc/{}", server.process.id());
-    let mut buttons = 0;
-    for file in fs::read_dir(format!("{process}/fd"))? {
-        let file = file?;
-        let opened = fs::read_link(file.path()).unwrap_or_default();
-        if opened.starts_with("/dev/input") {
-            let number = file.file_name();
-            let info = Path::new(&process).join("fdinfo").join(number);
-            let info = fs::read_to_string(info)?;
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let flags = flags.context("no flags")?.trim();
-            // O_RDONLY, in octal.
-            let access = u32::from_str_radix(flags, 8)? & 0o3;
-            ensure!(access == 0, "{opened:?}: {info}");
-            buttons += 1;
-        }
-    }
-    ensure!(buttons == 1, "{buttons} input devices are open");
-    Ok(())
-}
 
 fn plug_in() -> anyhow::Result<Hardware> {
     let device = UinputDevice::builder()?

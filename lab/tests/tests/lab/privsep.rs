@@ -44,6 +44,32 @@ pub(crate) fn check_powerless(server: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many open files of the process have paths that begin so. Fails when one of them may be written to.
+pub(crate) fn opened_to_read(process: u32, path: &str) -> anyhow::Result<usize> {
+    let process = Path::new("/proc").join(process.to_string());
+    let mut count = 0;
+    for file in fs::read_dir(process.join("fd"))? {
+        let file = file?;
+        // It may have been closed meanwhile.
+        let Ok(opened) = fs::read_link(file.path()) else {
+            continue;
+        };
+        if !opened.to_string_lossy().starts_with(path) {
+            continue;
+        }
+        let Ok(info) = fs::read_to_string(process.join("fdinfo").join(file.file_name())) else {
+            continue;
+        };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.context("no flags")?.trim();
+        // O_RDONLY is 0.
+        let access = i32::from_str_radix(flags, 8)? & nix::libc::O_ACCMODE;
+        ensure!(access == nix::libc::O_RDONLY, "{opened:?}: {info}");
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Captures vivid and types by uinput as `nobody`; the broker is killed, and the device pulled and plugged in again: picture
 /// and keys come back, by another broker. It gives nothing that the story does not name, and ends with the server.
 pub(crate) fn video_and_input() -> anyhow::Result<()> {

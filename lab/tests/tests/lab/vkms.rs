@@ -11,9 +11,9 @@ use drm::control::dumbbuffer::DumbBuffer;
 use drm::control::{Device as ControlDevice, framebuffer};
 use soft_kvm_lab_tests::guest;
 
-use crate::kvm::{self, Host, Seat, Server, TARGET};
+use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 use crate::picture::{COLOUR_BARS, Picture, near};
-use crate::privsep::{UNPRIVILEGED, check_powerless};
+use crate::privsep::{UNPRIVILEGED, check_powerless, opened_to_read};
 
 const BLUE: [u8; 3] = [0, 0, 191];
 
@@ -52,6 +52,9 @@ fn shown(options: &[&str]) -> anyhow::Result<()> {
     let picture = look(&seat, "bars.png")?;
     ensure!(picture.size() == (screen.width, screen.height));
     picture.check_bars()?;
+    if options == UNPRIVILEGED {
+        read_only(&server, &seat)?;
+    }
     screen.paint(|_, _| BLUE)?;
     let picture = look(&seat, "blue.png")?;
     let middle = (screen.width / 2, screen.height / 2);
@@ -65,6 +68,19 @@ fn shown(options: &[&str]) -> anyhow::Result<()> {
         kvm::number(&served, "/frames/encoded")?,
         kvm::number(&served, "/cpu_pixel_bytes")?
     ));
+    Ok(())
+}
+
+/// While somebody watches, the server has framebuffers' memory, and cannot write to it.
+fn read_only(server: &Server, seat: &Seat<'_>) -> anyhow::Result<()> {
+    let watching = seat.connect(TARGET, &["--seconds", "60"])?;
+    let mut framebuffers = Ok(0);
+    guest::wait_for("the framebuffer's memory", SOON, || {
+        framebuffers = opened_to_read(server.process.id(), "/dmabuf:");
+        (!matches!(framebuffers, Ok(0))).then_some(())
+    })?;
+    guest::tell(format!("{} DMA-BUFs, to read only", framebuffers?));
+    watching.stop()?;
     Ok(())
 }
 
