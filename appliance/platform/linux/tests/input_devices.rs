@@ -2,13 +2,14 @@
 //!
 //! Runs in the device lab as root: `input_devices --ignored --test-threads=1`.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use evdevil::Evdev;
 use evdevil::event::{EventType as RawType, InputEvent as RawEvent, Led};
 use soft_kvm_core::MonoTime;
 use soft_kvm_input::{DeviceClass, InputSink, InputSource, SinkFeedback, SourceEvent};
-use soft_kvm_platform_linux::evdev::{self, EvdevSource, Selection};
+use soft_kvm_platform_linux::evdev::{self, Button, EvdevSource, Selection};
 use soft_kvm_platform_linux::uinput::UinputSink;
 use soft_kvm_protocol::input::codes::{led, rel};
 use soft_kvm_protocol::input::{
@@ -707,6 +708,33 @@ fn noise_is_filtered_by_the_original_only() {
     }
     assert!(filtered.len() > 4 && filtered.len() < 14, "{filtered:?}");
     assert_eq!(read_all(&target, filtered.len()), filtered);
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
+fn whoever_controls_this_machine_cannot_press_its_button() {
+    const NAME: &str = "Lab Button";
+    const KEY: &str = "KEY_A";
+    let not_found = |which: &str| Button::open(which, KEY).map_err(|error| error.kind()).err();
+    let hardware = Hardware::plug(NAME);
+    let Twinned { sink, node, .. } = Twinned::new(&hardware);
+    // Only the twin is left, by the button's name and with its key.
+    drop(hardware);
+    until("the hardware's end", || {
+        let mut found = evdev::list().into_iter().flatten();
+        let gone = found.all(|found| found.ours || found.descriptor.name != NAME);
+        gone.then_some(())
+    });
+    assert_eq!(not_found(NAME), Some(ErrorKind::NotFound));
+    assert_eq!(not_found(&node), Some(ErrorKind::NotFound));
+
+    let hardware = Hardware::plug(NAME);
+    hardware.node();
+    let mut button = Button::open(NAME, KEY).expect("the real one beside the twin");
+    let a = KeyCode(30);
+    hardware.report(&[key(a, true), InputEvent::SYN_REPORT]);
+    assert!(button.pressed(PATIENCE).expect("it is there"));
+    drop(sink);
 }
 
 #[test]
