@@ -106,6 +106,7 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
     ("libpam-systemd", "login sessions in the lab", &[Test]),
     ("iptables", "older firewall rules for doctor", &[Test]),
     ("nftables", "firewall rules for doctor", &[Test]),
+    ("devscripts", "hardening-check judges the server", &[Test]),
     (
         "nmap",
         "lists the TLS versions and ciphers that the server takes",

@@ -38,6 +38,11 @@ pub(crate) const TESTS: &[Test] = &[
         needs: &[],
         run: a_revoked_client_is_cut_within_100_ms,
     },
+    Test {
+        name: "roles::one_key_keeps_no_other_out",
+        needs: &[],
+        run: one_key_keeps_no_other_out,
+    },
 ];
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -333,5 +338,36 @@ fn the_console_revokes_with_the_server_and_without(stage: &Stage) -> anyhow::Res
     console(stage, &state, &["revoke", key])?.success()?;
     ensure!(clients()?.is_empty(), "nobody is left");
     console(stage, &state, &["revoke", key])?.refuses(&["no paired client"])?;
+    Ok(())
+}
+
+/// With one key as often as it likes: half the places stay for others, and a place that is left is free again.
+fn one_key_keeps_no_other_out(stage: &Stage) -> anyhow::Result<()> {
+    let story = stage.write(
+        "four.jsonnet",
+        "(import 'default.jsonnet') + { control+: { max_clients: 4 } }",
+    )?;
+    let story = story.to_str().context("a path that is no text")?;
+    let server = Server::start(stage, &[TESTCARD, &["--story", story]].concat())?;
+    server.pair(stage)?;
+    pair_as(stage, &server, "other", &["--role", "view"])?;
+    let watching = |name: &'static str, label: &str| {
+        let mut command = watches(stage, &server, name, &["--seconds", "300"])?;
+        stage.start(label, &mut command)
+    };
+    let first = watching("client", "first")?;
+    let second = watching("client", "second")?;
+    first.says("connected", LIMIT)?;
+    second.says("connected", LIMIT)?;
+    let third = watching("client", "third")?.wait(LIMIT)?;
+    third.refuses(&["no place is free"])?;
+    let other = watching("other", "other")?;
+    other.says("connected", LIMIT)?;
+    first.interrupt()?.success()?;
+    let third = watching("client", "third")?;
+    third.says("connected", LIMIT)?;
+    for client in [second, third, other] {
+        client.interrupt()?.success()?;
+    }
     Ok(())
 }

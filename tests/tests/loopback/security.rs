@@ -53,6 +53,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: both_programs_are_linked_hardened,
     },
     Test {
+        name: "security::hardening_check_of_debian_agrees",
+        needs: &[Need::Program("hardening-check")],
+        run: hardening_check_of_debian_agrees,
+    },
+    Test {
         name: "security::a_port_scanner_sees_tls_1_3_and_nothing_weak",
         needs: &[Need::Program("nmap")],
         run: a_port_scanner_sees_tls_1_3_and_nothing_weak,
@@ -224,7 +229,7 @@ fn threads_under(process: u32, least: u32) -> anyhow::Result<Vec<(String, u32)>>
     Ok(threads)
 }
 
-/// What `hardening-check` of Debian looks at: position-independent, relocations read-only from the start on, no stack that can
+/// Position-independent, relocations read-only from the start on, no stack that can
 /// be run, no segment that can be written and run.
 fn both_programs_are_linked_hardened(stage: &Stage) -> anyhow::Result<()> {
     for program in ["soft-kvm-server", "soft-kvm-client"] {
@@ -246,6 +251,25 @@ fn both_programs_are_linked_hardened(stage: &Stage) -> anyhow::Result<()> {
         let stack = line("GNU_STACK")?;
         ensure!(stack.contains(" RW ") && !stack.contains("RWE"), "{stack}");
         ensure!(!told.contains(" RWE "), "{told}");
+    }
+    Ok(())
+}
+
+/// Debian's tool about what the linker does. What it asks of compilers is about C's functions: `_FORTIFY_SOURCE` and the like.
+fn hardening_check_of_debian_agrees(stage: &Stage) -> anyhow::Result<()> {
+    let mut command = Command::new("hardening-check");
+    command.args(["--nofortify", "--nocfprotection"]);
+    // It disassembles all of a program: one is enough, as both are linked alike.
+    command.arg(binary("soft-kvm-server")?);
+    let limit = Duration::from_secs(60);
+    let told = stage.run("check", limit, &mut command)?.success()?.stdout;
+    for what in [
+        "Position Independent Executable",
+        "Read-only relocations",
+        "Immediate binding",
+    ] {
+        let line = format!("{what}: yes");
+        ensure!(told.contains(&line), "no {line} in {told}");
     }
     Ok(())
 }
