@@ -175,11 +175,19 @@ pub fn client_command(stage: &Stage, name: &str, words: &[&str]) -> anyhow::Resu
     Ok(command)
 }
 
-/// One of our programs: built beside this test.
+/// Names the folder with the programs to test, as for the benchmarks.
+const READY: &str = "SOFT_KVM_PROGRAMS";
+
+/// One of our programs: in the folder that [`READY`] names, else built beside this test.
 ///
 /// # Errors
 /// It is not there.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(READY) {
+        let path = PathBuf::from(folder).join(name);
+        anyhow::ensure!(path.exists(), "{} is not there ({READY})", path.display());
+        return Ok(path);
+    }
     let test = std::env::current_exe().context("asking for this binary's path")?;
     let folder = test.parent().and_then(Path::parent);
     let path = folder

@@ -174,10 +174,15 @@ const PACKAGES: &[(&str, &str, &[Purpose])] = &[
         "finds the packages of libraries",
         &[Test, Package],
     ),
-    ("lintian", "checks packages", &[Package]),
+    ("lintian", "checks packages", &[Test, Package]),
     (
         "gcc-aarch64-linux-gnu",
         "compiles and links for arm64",
+        &[Arm64],
+    ),
+    (
+        "g++-aarch64-linux-gnu",
+        "compiles OpenH264 for arm64",
         &[Arm64],
     ),
     ("libc6-dev-arm64-cross", "the C library of arm64", &[Arm64]),

@@ -45,6 +45,11 @@ impl Options {
         }
     }
 
+    /// Whether a test of this name is wanted.
+    fn names(&self, test: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|word| test.contains(word.as_str()))
+    }
+
     fn runs(&self, tier: Tier) -> bool {
         self.tier.is_empty() || self.tier.contains(&tier)
     }
@@ -58,7 +63,7 @@ enum Tier {
     Loopback,
     /// Inside the device lab's kernel
     Lab,
-    /// The libraries that are the same everywhere, on an emulated arm64 machine
+    /// The libraries that are the same everywhere, and the package, on an emulated arm64 machine
     Arm64,
     /// The package in fresh roots of Debian's releases
     Debian,
@@ -112,6 +117,25 @@ impl Ledger {
         outcome.ignored
     }
 
+    /// A test that is no program's: tells and counts how it went; what it said is shown if it failed.
+    fn test(&mut self, name: &str, passed: bool, said: &[String]) {
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if passed {
+            self.counts.passed += 1;
+        } else {
+            said.iter().for_each(|line| println!("  | {line}"));
+            self.fail(name.to_owned());
+        }
+    }
+
+    /// A test that cannot run here.
+    fn skip(&mut self, name: &str, reason: &str) {
+        println!("test {name} ... ignored ({reason})");
+        self.counts.skipped += 1;
+        let skipped = self.skips.entry(reason.to_owned()).or_default();
+        skipped.insert(name.to_owned());
+    }
+
     /// Takes back a skip that counts elsewhere.
     fn unskip(&mut self, name: &str, reason: &str) {
         self.counts.skipped = self.counts.skipped.saturating_sub(1);
@@ -135,19 +159,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         }
         Ok(())
     };
-    start_beside(Tier::Arm64)?;
-    let mut programs = Vec::new();
-    if TIERS
-        .iter()
-        .any(|(tier, ..)| *tier != Tier::Arm64 && options.runs(*tier))
-    {
-        shell::headline("building");
-        let mut command = shell::cargo();
-        command.args(["build", "--workspace", "--all-targets", "--keep-going"]);
-        programs = build(command, &mut ledger)?;
-    }
-    // It wants what has been built.
+    shell::headline("building");
+    let mut command = shell::cargo();
+    command.args(["build", "--workspace", "--all-targets", "--keep-going"]);
+    let programs = build(command, &mut ledger)?;
+    // They want what has been built.
     start_beside(Tier::Debian)?;
+    start_beside(Tier::Arm64)?;
     for (tier, name, run_tier) in TIERS {
         if !options.runs(tier) || beside.iter().any(|(other, _)| *other == tier) {
             continue;
@@ -289,6 +307,14 @@ fn run_program(
         ledger.flaky.push(format!("{what}: {name}"));
     }
     Ok(ledger.take(&what, outcome, &status.to_string()))
+}
+
+/// A command as one test.
+fn attempt(name: &str, command: Command, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let mut said = Vec::new();
+    let status = shell::lines(command, |line| said.push(line.to_owned()))?;
+    ledger.test(name, status.success(), &said);
+    Ok(())
 }
 
 /// Runs a command that tests, shows what it prints and counts.

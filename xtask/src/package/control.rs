@@ -30,9 +30,11 @@ pub(super) fn version(changelog: &str) -> anyhow::Result<String> {
     version.context("packaging/debian/changelog does not begin with 'soft-kvm (VERSION) '")
 }
 
-/// Asks dpkg-shlibdeps which packages have the libraries of these programs.
+/// Asks dpkg-shlibdeps which packages have the libraries of these programs: Debian's own of the architecture, or else those that
+/// came with the cross compiler, in the folder `cross`.
 pub(super) fn libraries(
     architecture: &str,
+    cross: Option<&Path>,
     programs: &[&Path],
     work: &Path,
 ) -> anyhow::Result<String> {
@@ -43,26 +45,31 @@ pub(super) fn libraries(
         debian.join("control"),
         "Source: soft-kvm\n\nPackage: soft-kvm\nArchitecture: any\n",
     )?;
-    let said = shell::output(
-        Command::new("dpkg-shlibdeps")
-            .current_dir(work)
-            .arg("-O")
-            .args(programs)
-            .env("DEB_HOST_ARCH", architecture),
-    )
-    .with_context(|| {
-        format!(
-            "which libraries the programs need; for another architecture than this machine's Debian's own have to be \
-             there: dpkg --add-architecture {architecture} && apt-get update && apt-get install \
-             libc6:{architecture} libstdc++6:{architecture}"
-        )
-    })?;
+    let ask = |folder: Option<&Path>| {
+        let mut command = Command::new("dpkg-shlibdeps");
+        command.current_dir(work).arg("-O");
+        if let Some(folder) = folder {
+            command.arg(format!("-l{}", folder.display()));
+        }
+        command.args(programs).env("DEB_HOST_ARCH", architecture);
+        shell::output(&mut command)
+    };
+    let said = match (ask(None), cross) {
+        (Err(_), Some(folder)) => ask(Some(folder)),
+        (said, _) => said,
+    };
+    let said = said.context("which libraries the programs need")?;
     let line = said
         .lines()
         .find_map(|line| line.strip_prefix("shlibs:Depends="));
-    Ok(line
-        .with_context(|| format!("dpkg-shlibdeps names no libraries: '{said}'"))?
-        .to_owned())
+    let line = line.with_context(|| format!("dpkg-shlibdeps names no libraries: '{said}'"))?;
+    Ok(as_on_target(line, architecture))
+}
+
+/// The cross compiler's packages have other names than the target's: `libc6:arm64`, `libgcc-s1-arm64-cross`.
+pub(super) fn as_on_target(libraries: &str, architecture: &str) -> String {
+    let names = libraries.replace(&format!("-{architecture}-cross"), "");
+    names.replace(&format!(":{architecture}"), "")
 }
 
 /// Writes `DEBIAN/` of a staged tree.

@@ -20,6 +20,8 @@ use soft_kvm_benches::programs::{Profile, Programs};
 
 use crate::{metadata, setup, shell};
 
+/// Debian's checker of packages.
+pub(crate) const LINTIAN: &str = "lintian";
 /// Where the texts lie.
 const TEXTS: &str = "packaging/debian";
 
@@ -35,7 +37,7 @@ pub(crate) struct Options {
 
 /// What packages are made for, by Debian's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Architecture {
+pub(crate) enum Architecture {
     Amd64,
     Arm64,
 }
@@ -76,7 +78,7 @@ impl Architecture {
         self.machine() == std::env::consts::ARCH
     }
 
-    fn triple(self) -> String {
+    pub(crate) fn triple(self) -> String {
         format!("{}-unknown-linux-gnu", self.machine())
     }
 
@@ -87,6 +89,48 @@ impl Architecture {
         } else {
             format!("{}-linux-gnu-{name}", self.machine())
         }
+    }
+
+    /// Makes cargo build for it, unless it is this machine's.
+    pub(crate) fn cross(self, command: &mut Command) {
+        if self.is_native() {
+            return;
+        }
+        command.args(["--target", &self.triple()]);
+        let triple = self.triple().replace('-', "_");
+        let tools = [
+            (self.variable("LINKER"), "gcc"),
+            (format!("CC_{triple}"), "gcc"),
+            (format!("CXX_{triple}"), "g++"),
+            (format!("AR_{triple}"), "ar"),
+        ];
+        for (variable, tool) in tools {
+            if std::env::var_os(&variable).is_none() {
+                command.env(variable, self.tool(tool));
+            }
+        }
+    }
+
+    /// The words before a program that make it run here.
+    pub(crate) fn runner(self) -> Vec<String> {
+        if self.is_native() {
+            return Vec::new();
+        }
+        match std::env::var(self.variable("RUNNER")) {
+            Ok(words) => words.split_whitespace().map(str::to_owned).collect(),
+            Err(_) => {
+                let mut words = vec![format!("qemu-{}-static", self.machine())];
+                if let Some(root) = self.cross_libraries() {
+                    words.extend(["-L".to_owned(), root.display().to_string()]);
+                }
+                words
+            }
+        }
+    }
+
+    /// Where Debian's cross compiler has the C library of another architecture than this machine's.
+    fn cross_libraries(self) -> Option<PathBuf> {
+        (!self.is_native()).then(|| format!("/usr/{}-linux-gnu", self.machine()).into())
     }
 
     /// The variable that tells cargo something about this architecture.
@@ -109,40 +153,81 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     };
     has_tools(architecture)?;
     shell::headline("building");
-    let built = build(architecture)?;
+    let built = build(architecture, Profile::Release, |_| {})?;
     shell::headline("packing");
     let work = work.join(architecture.debian());
+    let package = make(architecture, &built, &work, &out, "xz")?;
+    shell::headline("checking");
+    if shell::which(LINTIAN).is_some() {
+        shell::run(&mut lint(&package))?;
+    } else {
+        println!("{LINTIAN} is not installed: not asked");
+    }
+    println!("{}", package.display());
+    Ok(())
+}
+
+/// A package of a test build, where `more` adds to cargo's command. It is not compressed, for it is unpacked once.
+pub(crate) fn for_tests(
+    architecture: Architecture,
+    out: &Path,
+    more: impl FnOnce(&mut Command),
+) -> anyhow::Result<PathBuf> {
+    let built = build(architecture, Profile::Dev, more)?;
+    make(architecture, &built, &out.join("work"), out, "none")
+}
+
+/// Packs what was built into `out`.
+fn make(
+    architecture: Architecture,
+    built: &Programs,
+    work: &Path,
+    out: &Path,
+    compression: &str,
+) -> anyhow::Result<PathBuf> {
+    let (content, libraries) = content(architecture, built, work)?;
+    let about = control::About {
+        version: control::version(&text("changelog")?)?,
+        architecture: architecture.debian(),
+        libraries,
+    };
+    let tree = work.join("tree");
+    pack(&content, &about, &tree, out, &epoch()?, compression)
+}
+
+/// What goes into the package, and the libraries that the programs are linked to.
+fn content(
+    architecture: Architecture,
+    built: &Programs,
+    work: &Path,
+) -> anyhow::Result<(stage::Content, String)> {
     let programs = [
         ("soft-kvm-server", &built.server),
         ("soft-kvm-client", &built.client),
     ];
-    let programs = programs.map(|(name, file)| program(architecture, name, file, &work));
+    let programs = programs.map(|(name, file)| program(architecture, name, file, work));
     let programs = programs
         .into_iter()
         .collect::<anyhow::Result<Vec<stage::Program>>>()?;
     let files: Vec<_> = programs.iter().map(|one| one.file.as_path()).collect();
-    let about = control::About {
-        version: control::version(&text("changelog")?)?,
-        architecture: architecture.debian(),
-        libraries: control::libraries(architecture.debian(), &files, &work)?,
-    };
+    let cross = architecture.cross_libraries().map(|root| root.join("lib"));
+    let libraries = control::libraries(architecture.debian(), cross.as_deref(), &files, work)?;
     let content = stage::Content {
         programs,
         notices: notices::collect(&architecture.triple())?,
     };
-    let package = pack(&content, &about, &work.join("tree"), &out, &epoch()?, "xz")?;
-    shell::headline("checking");
-    lint(&package)?;
-    println!("{}", package.display());
-    Ok(())
+    Ok((content, libraries))
 }
 
 /// The packages that the lab installs, of the programs in the folder `built`: `old.deb`, and `new.deb` with a higher
 /// version. They are not compressed, for each is unpacked once. Does nothing while they are newer than what is in them.
 pub(crate) fn for_lab(built: &Path, out: &Path) -> anyhow::Result<()> {
     let architecture = Architecture::native()?;
-    let files = ["soft-kvm-server", "soft-kvm-client"].map(|name| (name, built.join(name)));
-    let mut parts: Vec<PathBuf> = files.iter().map(|(_, file)| file.clone()).collect();
+    let built_programs = Programs {
+        server: built.join("soft-kvm-server"),
+        client: built.join("soft-kvm-client"),
+    };
+    let mut parts = vec![built_programs.server.clone(), built_programs.client.clone()];
     // What packs may have changed itself. Not by its own path: building the tests puts another file there.
     parts.push(built.join("xtask"));
     parts.extend(stage::sources());
@@ -160,16 +245,7 @@ pub(crate) fn for_lab(built: &Path, out: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let work = out.join("work");
-    let programs = files.map(|(name, file)| program(architecture, name, &file, &work));
-    let programs = programs
-        .into_iter()
-        .collect::<anyhow::Result<Vec<stage::Program>>>()?;
-    let files: Vec<_> = programs.iter().map(|one| one.file.as_path()).collect();
-    let libraries = control::libraries(architecture.debian(), &files, &work)?;
-    let content = stage::Content {
-        programs,
-        notices: notices::collect(&architecture.triple())?,
-    };
+    let (content, libraries) = content(architecture, &built_programs, &work)?;
     let version = control::version(&text("changelog")?)?;
     for (name, behind) in [("old.deb", "~lab1"), ("new.deb", "~lab2")] {
         let about = control::About {
@@ -197,7 +273,7 @@ fn modified(file: &Path) -> anyhow::Result<SystemTime> {
 }
 
 /// Another architecture's tools are not installed by themselves: they are large.
-fn has_tools(architecture: Architecture) -> anyhow::Result<()> {
+pub(crate) fn has_tools(architecture: Architecture) -> anyhow::Result<()> {
     if architecture.is_native() {
         return Ok(());
     }
@@ -218,25 +294,15 @@ fn has_tools(architecture: Architecture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The shipped build of both programs.
-fn build(architecture: Architecture) -> anyhow::Result<Programs> {
-    let programs = Programs::build_with(Profile::Release, |command| {
-        if architecture.is_native() {
-            return;
-        }
-        command.args(["--target", &architecture.triple()]);
-        let triple = architecture.triple().replace('-', "_");
-        let tools = [
-            (architecture.variable("LINKER"), "gcc"),
-            (format!("CC_{triple}"), "gcc"),
-            (format!("CXX_{triple}"), "g++"),
-            (format!("AR_{triple}"), "ar"),
-        ];
-        for (variable, tool) in tools {
-            if std::env::var_os(&variable).is_none() {
-                command.env(variable, architecture.tool(tool));
-            }
-        }
+/// Builds both programs; `more` adds to cargo's command.
+fn build(
+    architecture: Architecture,
+    profile: Profile,
+    more: impl FnOnce(&mut Command),
+) -> anyhow::Result<Programs> {
+    let programs = Programs::build_with(profile, |command| {
+        architecture.cross(command);
+        more(command);
     })?;
     for file in [&programs.server, &programs.client] {
         let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
@@ -266,22 +332,7 @@ fn program(
             .args(["--strip-all", "--remove-section=.comment", "-o"])
             .args([&stripped, file]),
     )?;
-    stage::Program::ask(name, stripped, &runner(architecture))
-}
-
-/// The words before a program that make it run here.
-fn runner(architecture: Architecture) -> Vec<String> {
-    if architecture.is_native() {
-        return Vec::new();
-    }
-    match std::env::var(architecture.variable("RUNNER")) {
-        Ok(words) => words.split_whitespace().map(str::to_owned).collect(),
-        Err(_) => {
-            let machine = architecture.machine();
-            let libraries = format!("/usr/{machine}-linux-gnu");
-            vec![format!("qemu-{machine}-static"), "-L".to_owned(), libraries]
-        }
-    }
+    stage::Program::ask(name, stripped, &architecture.runner())
 }
 
 /// The time of the last commit, unless the environment gives one.
@@ -326,15 +377,15 @@ fn pack(
     Ok(package)
 }
 
-/// Lintian's errors are ours.
-fn lint(package: &Path) -> anyhow::Result<()> {
-    if shell::which("lintian").is_none() {
-        println!("lintian is not installed: not asked");
-        return Ok(());
-    }
-    let mut command = Command::new("lintian");
+/// Lintian's errors are ours, but those of the packages of tests: they are not compressed.
+pub(crate) fn lint(package: &Path) -> Command {
+    const NOT_COMPRESSED: &str =
+        "uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball";
+    let mut command = Command::new(LINTIAN);
     command.args(["--allow-root", "--fail-on", "error"]);
-    shell::run(command.arg(package).env("LC_ALL", "C.UTF-8"))
+    command.args(["--suppress-tags", NOT_COMPRESSED]);
+    command.arg(package).env("LC_ALL", "C.UTF-8");
+    command
 }
 
 /// One of the texts.

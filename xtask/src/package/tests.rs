@@ -52,6 +52,15 @@ fn output(program: &str, words: &[&str], file: &Path) -> String {
 }
 
 #[test]
+fn libraries_of_the_cross_compiler_have_the_targets_names() {
+    let told = "libc6:arm64 (>= 2.36), libgcc-s1-arm64-cross (>= 4.2), libstdc++6:arm64";
+    let named = control::as_on_target(told, "arm64");
+    assert_eq!(named, "libc6 (>= 2.36), libgcc-s1 (>= 4.2), libstdc++6");
+    let native = "libc6 (>= 2.36), libgcc-s1 (>= 4.2)";
+    assert_eq!(control::as_on_target(native, "amd64"), native);
+}
+
+#[test]
 fn every_file_is_in_its_place_with_its_mode_and_belongs_to_root() {
     let folder = tempfile::tempdir().unwrap();
     let package = package(folder.path(), "1.2.3-4");

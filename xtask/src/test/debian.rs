@@ -1,5 +1,5 @@
 //! The tier of Debian roots: our package is installed, upgraded, removed and purged in a fresh root of each release
-//! (`packaging/try.sh`).
+//! (`packaging/try.sh`), and lintian is asked about it.
 
 use std::fs;
 use std::path::Path;
@@ -12,27 +12,34 @@ use crate::{metadata, package, shell};
 
 /// Debian 12 and 13.
 const SUITES: [&str; 2] = ["bookworm", "trixie"];
+const LINT: &str = "debian::lintian_finds_no_error";
 /// How `packaging/root.sh` ends when this machine cannot have the root.
 const NO_ROOT: i32 = 2;
 
 pub(super) fn run(_: &[Program], options: &Options, ledger: &mut Ledger) -> anyhow::Result<()> {
     let target = metadata::read("Cargo.toml")?.target_directory;
     let folder = target.join("debian");
-    let chosen = SUITES.into_iter().filter(|suite| {
-        let test = name(suite);
-        let names = &options.names;
-        names.is_empty() || names.iter().any(|word| test.contains(word.as_str()))
-    });
+    let chosen = SUITES
+        .into_iter()
+        .filter(|suite| options.names(&name(suite)));
     let chosen: Vec<_> = chosen.collect();
-    if chosen.is_empty() {
-        return Ok(());
-    }
-    if let Some(reason) = unmet() {
-        chosen.iter().for_each(|suite| skip(suite, &reason, ledger));
+    if chosen.is_empty() && !options.names(LINT) {
         return Ok(());
     }
     // Not the lab's, which is made at the same time.
     package::for_lab(&target.join("debug"), &folder).context("making the packages")?;
+    if options.names(LINT) {
+        if shell::which(package::LINTIAN).is_none() {
+            ledger.skip(LINT, "needs lintian");
+        } else {
+            super::attempt(LINT, package::lint(&folder.join("new.deb")), ledger)?;
+        }
+    }
+    if let Some(reason) = unmet() {
+        let tests = chosen.iter().map(|suite| name(suite));
+        tests.for_each(|test| ledger.skip(&test, &reason));
+        return Ok(());
+    }
     for suite in chosen {
         let root = folder.join(suite);
         remove(&root)?;
@@ -60,33 +67,17 @@ fn lives(suite: &str, root: &Path, packages: &Path, ledger: &mut Ledger) -> anyh
     let made = shell::lines(make, |line| said.push(line.to_owned()))?;
     if made.code() == Some(NO_ROOT) {
         let why = said.last().map_or("", String::as_str);
-        skip(suite, &format!("no root of {suite}: {why}"), ledger);
+        ledger.skip(&test, &format!("no root of {suite}: {why}"));
         return Ok(());
     }
-    let mut passed = made.success();
-    if passed {
-        let mut attempt = script("try.sh");
-        attempt.arg(root);
-        attempt.args(["old.deb", "new.deb"].map(|package| packages.join(package)));
-        said.clear();
-        passed = shell::lines(attempt, |line| said.push(line.to_owned()))?.success();
+    if !made.success() {
+        ledger.test(&test, false, &said);
+        return Ok(());
     }
-    println!("test {test} ... {}", if passed { "ok" } else { "FAILED" });
-    if passed {
-        ledger.counts.passed += 1;
-    } else {
-        said.iter().for_each(|line| println!("  | {line}"));
-        ledger.fail(test);
-    }
-    Ok(())
-}
-
-fn skip(suite: &str, reason: &str, ledger: &mut Ledger) {
-    let test = name(suite);
-    println!("test {test} ... ignored ({reason})");
-    ledger.counts.skipped += 1;
-    let skipped = ledger.skips.entry(reason.to_owned()).or_default();
-    skipped.insert(test);
+    let mut life = script("try.sh");
+    life.arg(root);
+    life.args(["old.deb", "new.deb"].map(|package| packages.join(package)));
+    super::attempt(&test, life, ledger)
 }
 
 /// What is left of a run that was interrupted may have `/proc` mounted in it.
