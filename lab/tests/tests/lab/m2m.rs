@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::kvm::{self, Host, Seat, Server, TARGET};
 use crate::picture::Picture;
+use crate::vivid;
 use anyhow::{Context as _, bail, ensure};
 use soft_kvm_core::{Bitrate, FourCc, FrameRate, Size};
 use soft_kvm_lab_tests::guest;
@@ -20,7 +21,7 @@ use soft_kvm_video::codec::{
 use soft_kvm_video::frame::{Colorimetry, Frame, PixelFormat};
 use soft_kvm_video::source::{Captured, VideoSource as _};
 
-const MODULE: &str = "virtual-h264";
+pub(crate) const MODULE: &str = "virtual-h264";
 const SIZE: Size = Size::new(640, 480);
 
 /// What an encoder has to be told for pictures without delay, by the kernel's header `v4l2-controls.h`.
@@ -226,7 +227,7 @@ pub(crate) fn tight(picture: I420Ref<'_>) -> Vec<u8> {
     all
 }
 
-fn seen(name: &str) -> anyhow::Result<u64> {
+pub(crate) fn seen(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string(format!("/sys/module/virtual_h264/parameters/{name}"))?;
     Ok(text.trim().parse()?)
 }
@@ -255,15 +256,7 @@ pub(crate) fn every_pixel() -> anyhow::Result<()> {
 
 /// The whole way: a dongle on one host, its picture encoded by the device from where it lies, decoded on another host.
 pub(crate) fn to_the_client() -> anyhow::Result<()> {
-    guest::modprobe(
-        "vivid",
-        &[
-            "n_devs=1",
-            "node_types=0x1",
-            "num_inputs=1",
-            "input_types=0x0",
-        ],
-    )?;
+    guest::modprobe("vivid", vivid::WEBCAM)?;
     guest::insmod(MODULE, &[])?;
     let (target, near) = kvm::two_hosts()?;
     let arguments = [

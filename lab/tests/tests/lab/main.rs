@@ -108,6 +108,21 @@ const TESTS: &[LabTest] = &[
     },
     LabTest::new("privsep", &[privsep::video_and_input]),
     LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        timeout: Duration::from_secs(90),
+        ..LabTest::new("privsep-m2m", &[privsep::to_the_hardware_encoder])
+    },
+    LabTest {
+        modules: &["vkms", "vim2m", "vicodec"],
+        ..LabTest::new("privsep-converter", &[routes::converted_by_broker])
+    },
+    LabTest {
+        modules: &["vgem", "vkms"],
+        va_driver: true,
+        ..LabTest::new("privsep-vaapi", &[routes::vaapi_by_broker])
+    },
+    LabTest {
         modules: &["vkms"],
         ..LabTest::new("viewer::on_the_metal", &[viewer::on_the_metal])
     },

@@ -10,7 +10,8 @@ use soft_kvm_lab_tests::guest;
 use crate::input::{self, Hardware, Reader};
 use crate::keyboard::await_grabs;
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
-use crate::vivid;
+use crate::ladder::longest_gap;
+use crate::{m2m, vivid};
 
 /// Options of a server that leaves root.
 pub(crate) const UNPRIVILEGED: &[&str] = &["--user", "nobody", "--no-discovery"];
@@ -102,15 +103,7 @@ pub(crate) fn video_and_input() -> anyhow::Result<()> {
     vivid::look(&other, TARGET, "before.png")?.check_bars()?;
     check_powerless(server.process.id())?;
 
-    let before = broker().context("no broker runs")?;
-    guest::run(Command::new("kill").args(["-KILL", &before.to_string()]))?;
-    server
-        .process
-        .wait_line("has died: starting it again", SOON)?;
-    let after = guest::wait_for("another broker", SOON, || {
-        broker().filter(|now| *now != before)
-    })?;
-    ensure!(after != before);
+    kill_broker(&mut server)?;
     guest::unbind("vivid", "vivid.0")?;
     guest::wait_for("the reason picture", SOON, || {
         let told = server.process.output();
@@ -126,6 +119,77 @@ pub(crate) fn video_and_input() -> anyhow::Result<()> {
     guest::wait_for("the broker's end", SOON, || {
         broker().is_none().then_some(())
     })
+}
+
+/// The whole way of pictures by DMA-BUF as `nobody`, with devices that only the broker can open: the broker dies while somebody
+/// watches, which the picture outlives, and the next viewer's devices are opened by another one.
+pub(crate) fn to_the_hardware_encoder() -> anyhow::Result<()> {
+    guest::modprobe("vivid", vivid::WEBCAM)?;
+    guest::insmod(m2m::MODULE, &[])?;
+    let (target, near) = kvm::two_hosts()?;
+    let arguments = [
+        "--source",
+        "v4l2:/dev/video0",
+        "--size",
+        "640x480",
+        "--fps",
+        "15",
+        "--encoder",
+        "v4l2m2m",
+    ];
+    let host = Host::Namespace(&target);
+    let mut server = Server::start(host, &[UNPRIVILEGED, &arguments].concat())?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    seat.pair(TARGET, server.code()?)?;
+    let other = Seat::named("other", Host::Namespace(&near))?;
+    other.pair(TARGET, &server.new_code(host)?)?;
+    let watching = seat.connect(TARGET, &[])?;
+    vivid::look(&other, TARGET, "before.png")?.check_bars()?;
+    check_powerless(server.process.id())?;
+
+    kill_broker(&mut server)?;
+    let imported = m2m::seen("seen_imports")?;
+    guest::wait_for("pictures without the broker", SOON, || {
+        (m2m::seen("seen_imports").ok()? > imported + 15).then_some(())
+    })?;
+    let shown = watching.stop()?;
+    ensure!(kvm::number(&shown, "/dropped/decoder")? == 0, "{shown}");
+    let connections = kvm::number(&shown, "/connect_ms/count")?;
+    ensure!(connections == 1, "{connections} connections: {shown}");
+    let gap = longest_gap(&shown)?;
+    let (decoded, imported) = (
+        kvm::number(&shown, "/frames/decoded")?,
+        m2m::seen("seen_imports")?,
+    );
+    // Nobody watches: encoder and source are closed.
+    let told = |what: &str| server.process.output().matches(what).count();
+    let opened = told("imported=true");
+    vivid::look(&other, TARGET, "after.png")?.check_bars()?;
+    ensure!(told("imported=true") > opened, "the encoder stayed open");
+    ensure!(m2m::seen("seen_imports")? > imported, "none imported");
+    check_powerless(server.process.id())?;
+    let served = server.stop()?;
+    let copied = kvm::number(&served, "/cpu_pixel_bytes")?;
+    ensure!(copied == 0, "{copied} bytes touched by the CPU: {served}");
+    guest::tell(format!(
+        "as nobody: vivid → virtual H.264 encoder by DMA-BUF, {decoded} pictures decoded on another host, longest gap {gap:.0} ms \
+         with the broker killed meanwhile, the next viewer's devices opened by another broker, {copied} bytes of pixels touched \
+         by the server's CPU"
+    ));
+    Ok(())
+}
+
+/// Kills the broker that answers, and waits for the next one.
+fn kill_broker(server: &mut Server) -> anyhow::Result<()> {
+    let before = broker().context("no broker runs")?;
+    guest::run(Command::new("kill").args(["-KILL", &before.to_string()]))?;
+    server
+        .process
+        .wait_line("has died: starting it again", SOON)?;
+    guest::wait_for("another broker", SOON, || {
+        broker().filter(|now| *now != before)
+    })
+    .map(drop)
 }
 
 /// The broker that answers.

@@ -13,7 +13,11 @@ use soft_kvm_platform::os::v4l2::{DeviceKind, inspect};
 use crate::convert;
 use crate::kvm::{self, Host, Seat, Server, TARGET};
 use crate::picture::Picture;
-use crate::vaapi;
+use crate::privsep;
+use crate::{vaapi, vivid};
+
+/// A server that leaves root.
+const AS_NOBODY: &[&str] = &["--user", "nobody"];
 
 /// A driver's node of a kind, as `--encoder` and `--decoder` want it.
 fn device(driver: &str, kind: M2mKind) -> anyhow::Result<String> {
@@ -82,7 +86,11 @@ fn watch_named(
     let screenshot = seat.file("picture.png");
     let path = screenshot.to_string_lossy();
     let arguments = [&["--seconds", "3", "--screenshot", &path], client].concat();
-    let client = seat.connect(TARGET, &arguments)?.finish();
+    let client = seat.connect(TARGET, &arguments)?;
+    if server.starts_with(AS_NOBODY) {
+        privsep::check_powerless(running.process.id())?;
+    }
+    let client = client.finish();
     let log = running.process.output();
     let client = client.with_context(|| log.clone())?;
     let server = running.stop()?;
@@ -97,13 +105,7 @@ fn watch_named(
 
 /// vivid → vicodec by DMA-BUF → FWHT over the network → vicodec → the colour bars.
 pub(crate) fn vicodec_to_vicodec() -> anyhow::Result<()> {
-    let parameters = [
-        "n_devs=1",
-        "node_types=0x1",
-        "num_inputs=1",
-        "input_types=0x0",
-    ];
-    guest::modprobe("vivid", &parameters)?;
+    guest::modprobe("vivid", vivid::WEBCAM)?;
     guest::modprobe("vicodec", &[])?;
     let encoder = device("vicodec", M2mKind::Encoder)?;
     let seen = watch(
@@ -129,12 +131,19 @@ pub(crate) fn vicodec_to_vicodec() -> anyhow::Result<()> {
 
 /// A screen whose format the encoder does not take: a converter stands between them.
 pub(crate) fn screen_through_a_converter() -> anyhow::Result<()> {
+    through_a_converter(&[])
+}
+
+/// The same as `nobody`: screen, converter and encoder are opened by the broker.
+pub(crate) fn converted_by_broker() -> anyhow::Result<()> {
+    through_a_converter(AS_NOBODY)
+}
+
+fn through_a_converter(rights: &[&str]) -> anyhow::Result<()> {
     let _screen = convert::screen_of_vkms()?;
     let encoder = device("vicodec", M2mKind::Encoder)?;
-    let seen = watch(
-        &["--source", "kms", "--fps", "10", "--encoder", &encoder],
-        &[],
-    )?;
+    let arguments = ["--source", "kms", "--fps", "10", "--encoder", &encoder];
+    let seen = watch(&[rights, &arguments].concat(), &[])?;
     let name = encoder.replacen(':', " ", 1);
     let decoded = seen.check(&name, "v4l2m2m", "fwht")?;
     let Size { width, height } = convert::SIZE;
@@ -153,16 +162,26 @@ pub(crate) fn screen_through_a_converter() -> anyhow::Result<()> {
 
 /// The same screen through a graphics device: imported, converted and encoded behind libva.
 pub(crate) fn screen_through_vaapi() -> anyhow::Result<()> {
+    through_vaapi(&[])
+}
+
+/// The same as `nobody`, who may use the graphics device as udev lets its group; the screen is opened by the broker.
+pub(crate) fn vaapi_by_broker() -> anyhow::Result<()> {
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(vaapi::node()?, everybody)?;
+    through_vaapi(AS_NOBODY)
+}
+
+fn through_vaapi(rights: &[&str]) -> anyhow::Result<()> {
     guest::va_faults(&[])?;
     let _screen = convert::screen_of_vkms()?;
     let node = vaapi::node()?;
     let encoder = format!("vaapi:{}", node.display());
     // vgem has a card without a screen.
     let source = format!("kms:{}", convert::vkms()?.display());
-    let seen = watch(
-        &["--source", &source, "--fps", "10", "--encoder", &encoder],
-        &["--decoder", "software"],
-    )?;
+    let arguments = ["--source", &source, "--fps", "10", "--encoder", &encoder];
+    let arguments = [rights, &arguments].concat();
+    let seen = watch(&arguments, &["--decoder", "software"])?;
     let decoded = seen.check(&encoder.replacen(':', " ", 1), "openh264", "h264")?;
     convert::check_screenshot(&seen.picture)?;
     ensure!(
@@ -190,15 +209,7 @@ struct Route {
 /// What the CPU does for a picture on each route, side by side. User-mode kernels are slow and virtual devices are
 /// programs: only how the routes compare means something.
 pub(crate) fn side_by_side() -> anyhow::Result<()> {
-    guest::modprobe(
-        "vivid",
-        &[
-            "n_devs=1",
-            "node_types=0x1",
-            "num_inputs=1",
-            "input_types=0x0",
-        ],
-    )?;
+    guest::modprobe("vivid", vivid::WEBCAM)?;
     guest::insmod("virtual-h264", &[])?;
     guest::va_faults(&[])?;
     let _screen = convert::screen_of_vkms()?;

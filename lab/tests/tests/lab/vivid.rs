@@ -18,7 +18,7 @@ pub(crate) const HDMI: &[&str] = &[
     "input_types=0x3",
 ];
 /// An input without timings, as of a webcam or a USB dongle: the size is asked for.
-const WEBCAM: &[&str] = &[
+pub(crate) const WEBCAM: &[&str] = &[
     "n_devs=1",
     "node_types=0x1",
     "num_inputs=1",
