@@ -66,6 +66,11 @@ pub trait VideoEncoder: Send {
     /// [`CodecError`] if the encoder refuses; the old target stays.
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError>;
 
+    /// Bytes of pixels that the CPU has written for a device so far. That it reads each picture goes without saying.
+    fn cpu_bytes(&self) -> u64 {
+        0
+    }
+
     /// CPU time that threads of its own have used so far: what the caller's thread does not show.
     fn other_cpu(&self) -> Duration {
         Duration::ZERO

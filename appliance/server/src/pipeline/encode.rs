@@ -325,8 +325,11 @@ impl<'a> Stage<'a> {
             // `fit` opens no importing encoder without a frame to import.
             (Coder::Import(_), None) => return Ok(()),
             (Coder::Pictures(encoder), _) => {
+                let before = encoder.cpu_bytes();
+                let encoded = encoder.encode(self.converter.picture(), idr, &mut self.coded);
                 touched += u64::from(open.size.width) * u64::from(open.size.height) * 3 / 2;
-                encoder.encode(self.converter.picture(), idr, &mut self.coded)
+                touched += encoder.cpu_bytes() - before;
+                encoded
             }
         };
         self.shared

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use soft_kvm_core::{Bitrate, FourCc, FrameRate, Size};
 use soft_kvm_lab_tests::guest;
 use soft_kvm_platform::openh264::Decoder;
+use soft_kvm_platform::os::dmabuf::Pool;
 use soft_kvm_platform::os::m2m::{M2mEncoder, M2mKind, probe};
 use soft_kvm_platform::os::v4l2::{V4l2Options, V4l2Source};
 use soft_kvm_video::codec::{
@@ -397,8 +398,10 @@ pub(crate) fn faults() -> anyhow::Result<()> {
 
     set("no_dmabuf", "1")?;
     expect(open().map(drop), "import of DMA-BUFs")?;
-    let copied = copies(&node)?;
+    let copies = copies(&node, &Pool::ALL, SIZE, 3)?;
+    let copied = copies.bytes;
     ensure!(copied == 3 * 460_800, "{copied} bytes copied");
+    ensure!(copies.memory == OWN, "into {}", copies.memory);
     set("no_dmabuf", "0")?;
 
     set("error_after", "3")?;
@@ -469,22 +472,98 @@ pub(crate) fn faults() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn copies(node: &Path) -> anyhow::Result<u64> {
-    let mut encoder = M2mEncoder::open_cpu(node, &config(SIZE))?;
-    let (luma, chroma) = (vec![90; SIZE.pixels()], vec![128; SIZE.pixels() / 4]);
-    let picture = I420Ref {
-        size: SIZE,
-        planes: [&luma, &chroma, &chroma],
-        strides: [640, 320, 320],
-        color: Colorimetry::default(),
-    };
+/// Memory of the CPU's, for tests that name it.
+const OWN: &str = "the encoder's own";
+
+/// What the CPU writes into a DMA heap's memory and into udmabuf's, the device imports, and it decodes to the very same
+/// samples; side by side with the device's own memory.
+pub(crate) fn cpu_memory() -> anyhow::Result<()> {
+    let large = Size::new(1920, 1080);
+    let files = open_files()?;
+    let mut told = Vec::new();
+    for (api, size) in [("multiplanar=0", SIZE), ("multiplanar=1", large)] {
+        guest::insmod(MODULE, &[api])?;
+        let node = encoder(MODULE)?;
+        for (pools, expected) in [
+            (&Pool::ALL[..], "DMA heap"),
+            (&[Pool::Udmabuf], "udmabuf"),
+            (&[], OWN),
+        ] {
+            let (count, before) = (8, seen("seen_imports")?);
+            let Copies {
+                bytes: copied,
+                memory,
+                median,
+            } = copies(&node, pools, size, count)?;
+            let each = median.as_secs_f64() * 1e3;
+            let imports = seen("seen_imports")? - before;
+            ensure!(memory == expected, "{memory}, not {expected}");
+            let (pictures, none) = (u64::from(count), expected == OWN);
+            ensure!(
+                imports == if none { 0 } else { pictures },
+                "{imports} imports"
+            );
+            let wanted = pictures * u64::try_from(size.pixels() * 3 / 2)?;
+            ensure!(copied == wanted, "{copied} bytes copied");
+            told.push(format!(
+                "{size} {api}: {memory}, {imports} of {count} pictures imported, {each:.1} ms each (median)"
+            ));
+        }
+        guest::rmmod(MODULE).context("somebody still holds the device")?;
+    }
+    let left = open_files()?;
+    ensure!(left == files, "{files} files open before, {left} after");
+    guest::tell(told.join("\n"));
+    Ok(())
+}
+
+/// What [`copies`] saw.
+struct Copies {
+    /// That the CPU wrote.
+    bytes: u64,
+    /// Whose they were written to.
+    memory: &'static str,
+    /// Time for a picture.
+    median: Duration,
+}
+
+/// Has the CPU write different pictures for the device.
+fn copies(node: &Path, pools: &[Pool], size: Size, count: u8) -> anyhow::Result<Copies> {
+    let mut encoder = M2mEncoder::open_cpu_with(node, &config(size), pools)?;
+    let mut times = Vec::new();
+    let width = size.width as usize;
     let (mut out, mut decoder) = (Vec::new(), Decoder::open()?);
-    for _ in 0..3 {
+    for number in 0..count {
+        let (cb, cr) = (
+            vec![100 + number; size.pixels() / 4],
+            vec![200 - number; size.pixels() / 4],
+        );
+        // A bar that moves.
+        let mut luma = vec![90; size.pixels()];
+        for line in luma.chunks_mut(width) {
+            line.iter_mut()
+                .skip(usize::from(number) * 20)
+                .take(40)
+                .for_each(|pixel| *pixel = 200);
+        }
+        let picture = I420Ref {
+            size,
+            planes: [&luma, &cb, &cr],
+            strides: [width, width / 2, width / 2],
+            color: Colorimetry::default(),
+        };
+        let start = Instant::now();
         encoder.encode(picture, false, &mut out)?;
+        times.push(start.elapsed());
         let decoded = decoder.decode(&out)?.context("a picture")?;
         ensure!(tight(decoded) == tight(picture), "the copy differs");
     }
-    Ok(encoder.cpu_bytes())
+    times.sort_unstable();
+    Ok(Copies {
+        bytes: encoder.cpu_bytes(),
+        memory: encoder.memory(),
+        median: times.get(times.len() / 2).copied().unwrap_or_default(),
+    })
 }
 
 pub(crate) fn expect(result: Result<(), CodecError>, word: &str) -> anyhow::Result<()> {

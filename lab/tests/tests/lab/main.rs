@@ -118,6 +118,11 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("privsep-converter", &[routes::converted_by_broker])
     },
     LabTest {
+        modules: &["vkms", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("privsep-memory", &[routes::by_cpu_into_imported_memory])
+    },
+    LabTest {
         modules: &["vgem", "vkms"],
         va_driver: true,
         ..LabTest::new("privsep-vaapi", &[routes::vaapi_by_broker])
@@ -140,6 +145,11 @@ const TESTS: &[LabTest] = &[
         modules: &["vivid", "v4l2-mem2mem"],
         own_modules: &["virtual-h264"],
         ..LabTest::new("m2m::faults", &[m2m::faults])
+    },
+    LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("m2m::cpu_memory", &[m2m::cpu_memory])
     },
     LabTest {
         modules: &["vivid", "v4l2-mem2mem"],

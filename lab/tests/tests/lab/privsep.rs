@@ -163,9 +163,12 @@ pub(crate) fn to_the_hardware_encoder() -> anyhow::Result<()> {
     );
     // Nobody watches: encoder and source are closed.
     let told = |what: &str| server.process.output().matches(what).count();
-    let opened = told("imported=true");
+    let opened = told("memory=\"the source's\"");
     vivid::look(&other, TARGET, "after.png")?.check_bars()?;
-    ensure!(told("imported=true") > opened, "the encoder stayed open");
+    ensure!(
+        told("memory=\"the source's\"") > opened,
+        "the encoder stayed open"
+    );
     ensure!(m2m::seen("seen_imports")? > imported, "none imported");
     check_powerless(server.process.id())?;
     let served = server.stop()?;

@@ -13,8 +13,7 @@ use soft_kvm_platform::os::v4l2::{DeviceKind, inspect};
 use crate::convert;
 use crate::kvm::{self, Host, Seat, Server, TARGET};
 use crate::picture::Picture;
-use crate::privsep;
-use crate::{vaapi, vivid};
+use crate::{m2m, privsep, vaapi, vivid};
 
 /// A server that leaves root.
 const AS_NOBODY: &[&str] = &["--user", "nobody"];
@@ -156,6 +155,35 @@ fn through_a_converter(rights: &[&str]) -> anyhow::Result<()> {
     guest::tell(format!(
         "vkms RGB565 → vim2m → vicodec → another host → vicodec: {decoded} frames decoded, the picture is right, \
          0 bytes of pixels touched by the server's CPU"
+    ));
+    Ok(())
+}
+
+/// A screen whose format the encoder does not take, and no converter: as `nobody`, the CPU converts it into memory of a heap
+/// that the broker opens, and the encoder imports that.
+pub(crate) fn by_cpu_into_imported_memory() -> anyhow::Result<()> {
+    guest::insmod(m2m::MODULE, &[])?;
+    let _screen = convert::screen_of_vkms()?;
+    let encoder = device(m2m::MODULE, M2mKind::Encoder)?;
+    let arguments = ["--source", "kms", "--fps", "10", "--encoder", &encoder];
+    let seen = watch(&[AS_NOBODY, &arguments].concat(), &[])?;
+    convert::check_screenshot(&seen.picture)?;
+    let Seen { client, log, .. } = &seen;
+    ensure!(kvm::number(client, "/dropped/decoder")? == 0, "{client}");
+    ensure!(log.contains("memory=\"DMA heap\""), "{log}");
+    let (decoded, imports) = (
+        kvm::number(client, "/frames/decoded")?,
+        m2m::seen("seen_imports")?,
+    );
+    // The screen stands still: each second it is encoded again.
+    ensure!(decoded >= 2 && imports >= decoded, "{imports}: {client}");
+    let touched = kvm::number(&seen.server, "/cpu_pixel_bytes")?;
+    // Each picture is read from the canvas and written for the encoder.
+    let least = imports * u64::try_from(convert::SIZE.pixels() * 3)?;
+    ensure!(touched >= least, "{touched} bytes: {}", seen.server);
+    guest::tell(format!(
+        "as nobody: vkms RGB565 → CPU → DMA heap by the broker → virtual H.264 encoder: {imports} pictures imported, \
+         {decoded} decoded on another host, the picture is right, {touched} bytes of pixels touched by the server's CPU"
     ));
     Ok(())
 }

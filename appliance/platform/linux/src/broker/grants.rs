@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Kind;
+use crate::dmabuf::Pool;
 use crate::gadget::CONTROLLERS;
 
 /// Which devices of a kind are handed over.
@@ -74,6 +75,11 @@ impl Grants {
             Kind::Video => self.capture.lets(node) || self.codec.lets(node),
             Kind::Screen | Kind::Framebuffer => self.screen.lets(node),
             Kind::Media => self.capture != Grant::Nothing && is_media(node),
+            // Codecs import it.
+            Kind::Memory => {
+                let pool = Pool::ALL.iter().any(|pool| pool.node() == node);
+                pool && self.codec != Grant::Nothing
+            }
             Kind::Uinput => self.uinput && node == Path::new("/dev/uinput"),
             Kind::Button | Kind::Monitor => false,
         }
@@ -143,6 +149,13 @@ mod tests {
             gadget: Grant::Any,
             ..Grants::default()
         };
+        for node in ["/dev/dma_heap/system", "/dev/udmabuf"] {
+            assert!(all.lets(Kind::Memory, Path::new(node)));
+            assert!(
+                !grants.lets(Kind::Memory, Path::new(node)),
+                "nothing encodes"
+            );
+        }
         assert!(all.lets(Kind::Gadget, Path::new("/sys/class/udc/dummy_udc.0")));
         for (kind, node) in [
             (Kind::Video, "/etc/shadow"),
@@ -154,6 +167,9 @@ mod tests {
             (Kind::Gadget, "/sys/class/udc/a/b"),
             (Kind::Button, "/dev/input/event0"),
             (Kind::Monitor, "HDMI-A-1"),
+            (Kind::Memory, "/dev/video0"),
+            (Kind::Memory, "/dev/dma_heap/other"),
+            (Kind::Uinput, "/dev/udmabuf"),
         ] {
             assert!(!all.lets(kind, Path::new(node)), "{kind:?} {node}");
         }

@@ -38,6 +38,8 @@ pub enum Kind {
     Button,
     /// The own screen that shows the pairing code: by its connector.
     Monitor,
+    /// Memory that devices import: the system's DMA heap, or udmabuf.
+    Memory,
 }
 
 /// Opens a device node for reading and writing, without blocking: by the broker where there is one, else by this process.

@@ -116,7 +116,7 @@ fn take(question: &Question, grants: &Grants, held: &mut Held) -> Result<(Fb2, V
             }
             one(fd)
         }
-        Kind::Media => {
+        Kind::Media | Kind::Memory => {
             let metadata = node.metadata().map_err(code)?;
             if !metadata.file_type().is_char_device() {
                 return Err(libc::EACCES);

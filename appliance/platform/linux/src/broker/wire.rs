@@ -70,6 +70,7 @@ impl Question {
             Kind::Button => 6,
             Kind::Monitor => 7,
             Kind::Media => 8,
+            Kind::Memory => 9,
         };
         let [a, b, c, d] = self.id.to_ne_bytes();
         let [n, m] = self.number.to_ne_bytes();
@@ -92,6 +93,7 @@ impl Question {
             6 => Kind::Button,
             7 => Kind::Monitor,
             8 => Kind::Media,
+            9 => Kind::Memory,
             _ => return None,
         };
         let path: [u8; QUESTION_LEN - PATH] = path.try_into().ok()?;
@@ -212,7 +214,7 @@ mod tests {
             .expect("short")
             .bytes();
         assert!(Question::parse(&good[1..]).is_none(), "short");
-        for (at, value) in [(0, 2), (1, 0), (1, 9), (QUESTION_LEN - 1, 1), (30, 1)] {
+        for (at, value) in [(0, 2), (1, 0), (1, 10), (QUESTION_LEN - 1, 1), (30, 1)] {
             let mut bad = good;
             bad[at] = value;
             assert!(Question::parse(&bad).is_none(), "byte {at} is {value}");

@@ -1,7 +1,7 @@
 //! Framebuffers as DMA-BUFs, kept by framebuffer id; mapped when somebody reads them with the CPU.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -11,14 +11,7 @@ use soft_kvm_core::Size;
 use soft_kvm_video::frame::{DmaBuf, DmaPlane, Frame, FrameInfo, FramePool, Plane, Rect};
 
 use super::framebuffer::Layout;
-use crate::dmabuf::{Access, Mapping};
-
-/// `_IOW('b', 0, struct dma_buf_sync)` of `<linux/dma-buf.h>`.
-const DMA_BUF_IOCTL_SYNC: u64 = 0x4008_6200;
-/// `DMA_BUF_SYNC_READ`.
-const SYNC_READ: u64 = 1;
-/// `DMA_BUF_SYNC_END`; `DMA_BUF_SYNC_START` is zero.
-const SYNC_END: u64 = 4;
+use crate::dmabuf::{Access, Mapping, SYNC_END, SYNC_READ, sync};
 
 /// Frames of one framebuffer that may be out at once.
 const VIEWS: usize = 4;
@@ -233,26 +226,5 @@ impl FramePool for Exported {
             let _ = self.sync(SYNC_READ | SYNC_END);
         }
         state.store(FREE, Ordering::Release);
-    }
-}
-
-fn sync(fd: BorrowedFd<'_>, mut flags: u64) -> io::Result<()> {
-    loop {
-        // SAFETY: the descriptor is open, and the kernel reads one 64-bit number.
-        let done = unsafe { libc::ioctl(fd.as_raw_fd(), DMA_BUF_IOCTL_SYNC as _, &raw mut flags) };
-        match Errno::result(done) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn request_code_of_the_kernel() {
-        // _IOC(_IOC_WRITE, 'b', 0, 8)
-        assert_eq!(super::DMA_BUF_IOCTL_SYNC, 1 << 30 | 8 << 16 | 0x62 << 8);
     }
 }

@@ -121,41 +121,37 @@ impl Device {
         error(format!("{}: {action}: {errno}{hint}", self.name))
     }
 
-    /// Makes and maps the buffers of the output queue and starts it: decoders tell what they make of the first access
-    /// unit before there can be buffers for it. From here on dropping cleans up.
-    pub(super) fn start_input(self, outputs: u32) -> Result<Running, CodecError> {
-        let mut running = Running {
+    /// Without buffers yet. From here on dropping cleans up.
+    pub(super) fn idle(self) -> Running {
+        Running {
             device: self,
             memory: Memory::Mmap,
             input: Vec::new(),
             result: Vec::new(),
             hung: AtomicBool::new(false),
-        };
-        let output = running.device.output();
-        running.input = running.buffers(output, Memory::Mmap, outputs)?;
-        running.on_queue(output)?;
+        }
+    }
+
+    /// Makes and maps the buffers of the output queue and starts it: decoders tell what they make of the first access
+    /// unit before there can be buffers for it.
+    pub(super) fn start_input(self, outputs: u32) -> Result<Running, CodecError> {
+        let mut running = self.idle();
+        running.make_input(outputs)?;
+        running.on_queue(running.device.output())?;
         Ok(running)
     }
 
     /// Makes the buffers of both queues, maps those of the driver, hands the capture queue's over and starts.
-    /// From here on dropping cleans up.
     pub(super) fn start(
         self,
         memory: Memory,
         outputs: u32,
         captures: u32,
     ) -> Result<Running, CodecError> {
-        let (output, capture) = (self.output(), self.capture());
-        let mut running = Running {
-            device: self,
-            memory,
-            input: Vec::new(),
-            result: Vec::new(),
-            hung: AtomicBool::new(false),
-        };
-        running.input = running.buffers(output, memory, outputs)?;
-        running.result = running.buffers(capture, Memory::Mmap, captures)?;
-        running.on()?;
+        let mut running = self.idle();
+        running.memory = memory;
+        running.input = running.buffers(running.device.output(), memory, outputs)?;
+        running.begin(captures)?;
         Ok(running)
     }
 }
@@ -242,6 +238,51 @@ impl Running {
             buffers.push(maps);
         }
         Ok(buffers)
+    }
+
+    /// Makes and maps the driver's own buffers of the output queue.
+    pub(super) fn make_input(&mut self, outputs: u32) -> Result<(), CodecError> {
+        self.memory = Memory::Mmap;
+        self.input = self.buffers(self.device.output(), Memory::Mmap, outputs)?;
+        Ok(())
+    }
+
+    /// Makes slots for these pictures in the output queue and shows them to the driver: some refuse memory only when they
+    /// see it, as those that need it in one piece. After an error there are no slots.
+    pub(super) fn offer(
+        &mut self,
+        pictures: &[[Fill<'_>; PLANES_MAX]],
+        planes: usize,
+    ) -> Result<(), CodecError> {
+        let queue = self.device.output();
+        let count = u32::try_from(pictures.len()).unwrap_or(u32::MAX);
+        self.memory = Memory::DmaBuf;
+        let outcome = self
+            .buffers(queue, Memory::DmaBuf, count)
+            .and_then(|slots| {
+                self.input = slots;
+                let shown = (0..).zip(pictures).try_for_each(|(index, picture)| {
+                    let fill = picture.get(..planes).unwrap_or_default();
+                    self.queue(index, fill, Stamp::default())
+                });
+                // What is queued comes back also from a queue that does not run (kernel doc "VIDIOC_STREAMON").
+                let back = ioctl::stream_off(&self.device, queue);
+                shown
+                    .and(back)
+                    .map_err(|errno| self.device.failed("VIDIOC_QBUF (output, import)", errno))
+            });
+        if outcome.is_err() {
+            self.input.clear();
+            // Fails on a driver that has just refused to make some.
+            let _ = ioctl::request_buffers(&self.device, queue, Memory::DmaBuf, 0);
+        }
+        outcome
+    }
+
+    /// Makes and maps the buffers of the capture queue, hands them over and starts both queues.
+    pub(super) fn begin(&mut self, captures: u32) -> Result<(), CodecError> {
+        self.result = self.buffers(self.device.capture(), Memory::Mmap, captures)?;
+        self.on()
     }
 
     fn on(&self) -> Result<(), CodecError> {

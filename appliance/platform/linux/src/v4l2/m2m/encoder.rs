@@ -5,27 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use soft_kvm_core::{Bitrate, FourCc, Size};
-use soft_kvm_video::codec::{
-    CodecError, CodedFormat, Encoded, EncoderConfig, FrameEncoder, I420Ref, VideoEncoder,
-};
+use soft_kvm_video::codec::{CodecError, CodedFormat, Encoded, EncoderConfig, FrameEncoder};
 use soft_kvm_video::frame::{Colorimetry, Frame, PixelFormat};
 
 use super::abi::{self, control};
+use super::copy::M2mCopyEncoder;
 use super::device::{DEADLINE, Device, NAME, Running, error, open_for};
 use super::fwht::is_key_frame;
 use super::h264::{Headers, contents};
-use super::ioctl::{self, Fill, Format, Memory, Stamp, Wanted};
-use super::layout::{self, Place};
+use super::ioctl::{self, Format, Memory, Stamp, Wanted};
+use super::layout;
 use super::quirks::Quirks;
 use super::setup;
 use crate::clock;
-use crate::dmabuf::Mapping;
+use crate::dmabuf::Pool;
 
 /// Slots for imported pictures: as many as sources have buffers, so that each stays mapped in its own.
 const IMPORTS: u32 = 8;
 
 /// Buffers for what is made: one being filled, one to spare.
-const RESULTS: u32 = 2;
+pub(super) const RESULTS: u32 = 2;
 
 /// Pictures after which a key frame that was asked for has to be there; else the stream starts anew.
 const KEY_FRAME_PATIENCE: u32 = 3;
@@ -58,31 +57,32 @@ impl Drop for Alone {
 
 /// A running encoder, wherever its pictures come from.
 #[derive(Debug)]
-struct Core {
-    run: Running,
+pub(super) struct Core {
+    pub(super) run: Running,
     /// What the output queue was set to.
     set: Format,
-    coded: CodedFormat,
+    pub(super) coded: CodedFormat,
     headers: Headers,
     stamp: Stamp,
     /// Pictures since a key frame was asked for in vain.
     waiting: Option<u32>,
     /// Whether key frames can be asked for; else the stream starts anew.
     can_force: bool,
-    size: Size,
+    pub(super) size: Size,
     _alone: Option<Alone>,
 }
 
 impl Core {
-    /// Sets the device up for one raw format; `check` says whether the layout fits.
-    fn open(
+    /// Sets the device up for one raw format; `check` says whether the layout fits, and `start` makes the buffers and says
+    /// whose memory the pictures are in.
+    pub(super) fn open(
         device: Device,
         config: &EncoderConfig,
         raw: FourCc,
         stride: u32,
         color: Colorimetry,
-        memory: Memory,
         check: impl FnOnce(&Format) -> Result<(), String>,
+        start: impl FnOnce(Device, &Format) -> Result<(Running, &'static str), CodecError>,
     ) -> Result<Self, CodecError> {
         let quirks = Quirks::of(&device.driver);
         let alone = Alone::claim(&device, &quirks)?;
@@ -109,14 +109,10 @@ impl Core {
         check(&set).map_err(|why| error(format!("{} and {raw}: {why}", device.name)))?;
         setup::set_parameters(&device, config, coded, &quirks)?;
         let can_force = ioctl::query_control(&device, control::FORCE_KEY_FRAME).is_some();
-        let inputs = match memory {
-            Memory::DmaBuf => IMPORTS,
-            Memory::Mmap => 1,
-        };
         let card = device.card.clone();
-        let run = device.start(memory, inputs, RESULTS)?;
+        let (run, memory) = start(device, &set)?;
         tracing::info!(device = %run.device.name, driver = %run.device.driver, card, raw = %raw,
-            coded = %code, size = %config.size, imported = memory == Memory::DmaBuf, "encoding");
+            coded = %code, size = %config.size, memory, "encoding");
         Ok(Self {
             run,
             set,
@@ -148,7 +144,7 @@ impl Core {
     }
 
     /// Encodes what `queue` puts into the output queue, and waits for it.
-    fn encode(
+    pub(super) fn encode(
         &mut self,
         idr: bool,
         out: &mut Vec<u8>,
@@ -230,7 +226,7 @@ impl Core {
         Ok(result)
     }
 
-    fn set_bitrate(&self, bitrate: Bitrate) {
+    pub(super) fn set_bitrate(&self, bitrate: Bitrate) {
         if !setup::set_bitrate(&self.run.device, bitrate) {
             tracing::debug!(device = %self.run.device.name, %bitrate, "no control for the bitrate");
         }
@@ -258,19 +254,35 @@ impl M2mEncoder {
         let stride = dma.planes[0].map_or(0, |plane| plane.stride);
         let (device, raw) = open_for(node, &[info.format])?;
         let check = |set: &Format| layout::check(&dma, set, info.size);
-        let memory = Memory::DmaBuf;
+        let start = |device: Device, _: &Format| {
+            let run = device.start(Memory::DmaBuf, IMPORTS, RESULTS)?;
+            Ok((run, "the source's"))
+        };
         Ok(Self {
-            core: Core::open(device, config, raw, stride, info.color, memory, check)?,
+            core: Core::open(device, config, raw, stride, info.color, check, start)?,
             format: info.format,
         })
     }
 
-    /// Opens `node` for pictures in memory of the CPU, which are copied into the device's own.
+    /// Opens `node` for pictures in memory of the CPU, which are copied into memory that the device reads: some that it
+    /// imports, else its own.
     ///
     /// # Errors
     /// As [`M2mEncoder::open`].
     pub fn open_cpu(node: &Path, config: &EncoderConfig) -> Result<M2mCopyEncoder, CodecError> {
-        M2mCopyEncoder::open(node, config)
+        Self::open_cpu_with(node, config, &Pool::ALL)
+    }
+
+    /// The same with memory of the first of these pools that the device imports, and its own if it imports none.
+    ///
+    /// # Errors
+    /// As [`M2mEncoder::open`].
+    pub fn open_cpu_with(
+        node: &Path,
+        config: &EncoderConfig,
+        pools: &[Pool],
+    ) -> Result<M2mCopyEncoder, CodecError> {
+        M2mCopyEncoder::open(node, config, pools)
     }
 }
 
@@ -302,113 +314,6 @@ impl FrameEncoder for M2mEncoder {
         self.core.encode(idr, out, |run, set, stamp| {
             let (fill, count) = layout::fill(&dma, set).ok_or(Errno::EINVAL)?;
             run.queue(slot, fill.get(..count).unwrap_or_default(), stamp)
-        })
-    }
-
-    fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError> {
-        self.core.set_bitrate(bitrate);
-        Ok(())
-    }
-}
-
-/// A hardware encoder whose pictures the CPU copies into the device's memory.
-#[derive(Debug)]
-pub struct M2mCopyEncoder {
-    core: Core,
-    format: PixelFormat,
-    places: [Place; 3],
-    copied: u64,
-}
-
-impl M2mCopyEncoder {
-    fn open(node: &Path, config: &EncoderConfig) -> Result<Self, CodecError> {
-        let (device, raw) = open_for(node, &[PixelFormat::I420, PixelFormat::Nv12])?;
-        let mut places = [Place::default(); 3];
-        let check = |set: &Format| {
-            let found = layout::places(set);
-            places = found
-                .ok_or_else(|| format!("the device set {}", set.format))?
-                .0;
-            Ok(())
-        };
-        let color = Colorimetry::default();
-        let core = Core::open(device, config, raw, 0, color, Memory::Mmap, check)?;
-        Ok(Self {
-            core,
-            format: layout::pixels(raw).unwrap_or(PixelFormat::I420),
-            places,
-            copied: 0,
-        })
-    }
-
-    /// Bytes of pixels copied so far.
-    #[must_use]
-    pub fn cpu_bytes(&self) -> u64 {
-        self.copied
-    }
-
-    fn copy(&mut self, picture: I420Ref<'_>) -> Option<()> {
-        let places = self.places;
-        let [luma, cb, cr] = picture.planes;
-        let [luma_stride, cb_stride, cr_stride] = picture.strides;
-        let (width, height) = (picture.size.width as usize, picture.size.height as usize);
-        let maps = self.core.run.input.first_mut()?;
-        for row in 0..height {
-            let from = luma.get(luma_stride * row..)?.get(..width)?;
-            line(maps, places[0], row, width)?.copy_from_slice(from);
-        }
-        let half = width / 2;
-        for row in 0..height / 2 {
-            let cb = cb.get(cb_stride * row..)?.get(..half)?;
-            let cr = cr.get(cr_stride * row..)?.get(..half)?;
-            if self.format == PixelFormat::I420 {
-                line(maps, places[1], row, half)?.copy_from_slice(cb);
-                line(maps, places[2], row, half)?.copy_from_slice(cr);
-            } else {
-                let both = line(maps, places[1], row, width)?.as_chunks_mut::<2>().0;
-                for (pair, (cb, cr)) in both.iter_mut().zip(cb.iter().zip(cr)) {
-                    *pair = [*cb, *cr];
-                }
-            }
-        }
-        self.copied += u64::try_from(width * height * 3 / 2).unwrap_or(0);
-        Some(())
-    }
-}
-
-/// The first `bytes` of a line of a plane.
-fn line(maps: &mut [Mapping], place: Place, row: usize, bytes: usize) -> Option<&mut [u8]> {
-    let begin = place.offset as usize + place.stride as usize * row;
-    let memory = maps.get_mut(place.memory)?.bytes_mut();
-    memory.get_mut(begin..begin.checked_add(bytes)?)
-}
-
-impl VideoEncoder for M2mCopyEncoder {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn format(&self) -> CodedFormat {
-        self.core.coded
-    }
-
-    fn encode(
-        &mut self,
-        picture: I420Ref<'_>,
-        idr: bool,
-        out: &mut Vec<u8>,
-    ) -> Result<Encoded, CodecError> {
-        if picture.size != self.core.size {
-            return Err(error("the pictures have another size now"));
-        }
-        self.copy(picture)
-            .ok_or_else(|| error("a picture is larger than the device's buffers"))?;
-        self.core.encode(idr, out, |run, set, stamp| {
-            let mut fill = [Fill::Used(0); ioctl::PLANES_MAX];
-            for (fill, image) in fill.iter_mut().zip(set.images) {
-                *fill = Fill::Used(image);
-            }
-            run.queue(0, fill.get(..set.planes).unwrap_or_default(), stamp)
         })
     }
 

@@ -6,6 +6,7 @@
 
 mod abi;
 mod converter;
+mod copy;
 mod decoder;
 mod device;
 mod encoder;
@@ -18,6 +19,7 @@ mod quirks;
 mod setup;
 
 pub use converter::M2mConverter;
+pub use copy::M2mCopyEncoder;
 pub use decoder::M2mDecoder;
-pub use encoder::{M2mCopyEncoder, M2mEncoder};
+pub use encoder::M2mEncoder;
 pub use probe::{M2mKind, M2mNode, probe};
