@@ -24,6 +24,7 @@
     bitrate_kbps: 6000,
     refresh_ms: 1000,
     retry_s: 30,
+    intra_refresh: 0,
   },
   rtp: {
     kind: 'transport',

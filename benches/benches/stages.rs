@@ -144,6 +144,7 @@ fn run(content: Content, arguments: &Arguments) -> anyhow::Result<Samples> {
         size: SIZE,
         rate: FrameRate::hz(RATE_HZ),
         bitrate: Bitrate::kbps(arguments.bitrate_kbps),
+        intra_refresh: 0,
     })?;
     let mut decoder = Decoder::open()?;
     let echo = EchoSnapshot::default();

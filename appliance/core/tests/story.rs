@@ -58,10 +58,10 @@ fn golden_ids() {
 }
 
 const GOLDEN: [&str; 4] = [
-    "built-in 4b3d654fddf413373cb419ec3386f81f87f23bba3cc22a1d3ec0d4d2a80f1824",
-    "bitrate f4153748fd804652f1512a73fd0477ca31d35a0c55b3c11adec803a7a3696a3f",
-    "plain 9e808b4df7cdd910ddc1ee43b78f5da4b5272329f72c34a2fbb703f96fcd8680",
-    "imports 20a8a0d16a0f8b6e827c33bcd9873fd6b6ad21fd6541b1b2880a570417a4c274",
+    "built-in 85d61739a98d4fb640493f0eb6d2d38469c18410c82a91aef7463bfea61ca6d4",
+    "bitrate afbec0bab9072d86380e65e5adc78ea6c3edeb50f7178887671a6a3af202c521",
+    "plain eb29e0bbf1a816f2deffd5fdfc78e841b22f37b8e258e43e9d4300d14885f06f",
+    "imports 23fabcfeb6693984384c73660f3490855c86da2a2d0a0c50df43f18e427833bb",
 ];
 
 #[test]
@@ -334,6 +334,7 @@ fn changes() -> Vec<(&'static str, &'static str, Value)> {
         ("video", "device", json!("/dev/video11")),
         ("video", "refresh_ms", json!(999)),
         ("video", "retry_s", json!(5)),
+        ("video", "intra_refresh", json!(30)),
         ("rtp", "mtu", json!(1201)),
         ("rtp", "pacing_mbps", json!(201)),
         ("input", "driver", json!("echo")),

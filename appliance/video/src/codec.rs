@@ -29,6 +29,9 @@ pub struct EncoderConfig {
     pub rate: FrameRate,
     /// Target on the average.
     pub bitrate: Bitrate,
+    /// Pictures within which each block is coded anew once without the pictures before it; 0 leaves that to key frames.
+    /// Encoders that cannot do it go without.
+    pub intra_refresh: u32,
 }
 
 /// What one call of [`VideoEncoder::encode`] made.

@@ -58,6 +58,10 @@ static unsigned int wrong_stride;
 module_param(wrong_stride, uint, 0644);
 MODULE_PARM_DESC(wrong_stride, "fault: lines are this many bytes longer than asked for");
 
+static bool refresh_by_blocks;
+module_param(refresh_by_blocks, bool, 0644);
+MODULE_PARM_DESC(refresh_by_blocks, "intra refresh by the older control, which counts macroblocks");
+
 static bool no_dmabuf;
 module_param(no_dmabuf, bool, 0644);
 MODULE_PARM_DESC(no_dmabuf, "fault: no import of DMA-BUFs");
@@ -139,6 +143,7 @@ struct context {
 	struct v4l2_fract interval;
 
 	struct v4l2_ctrl *force_key_frame, *gop_size, *i_period, *repeat, *prepend, *level, *header_mode;
+	struct v4l2_ctrl *refresh_period, *refresh_blocks;
 
 	/* Of the stream that runs. */
 	struct vh264_encoder encoder;
@@ -185,8 +190,18 @@ static u8 level_idc(s32 value)
 	return levels[clamp(value, 0, (s32)ARRAY_SIZE(levels) - 1)];
 }
 
+static unsigned int refresh_mbs(const struct context *ctx)
+{
+	unsigned int all = DIV_ROUND_UP(ctx->crop.width, 16) * DIV_ROUND_UP(ctx->crop.height, 16);
+
+	if (ctx->refresh_blocks)
+		return min_t(unsigned int, ctx->refresh_blocks->cur.val, all);
+	return ctx->refresh_period->cur.val ? DIV_ROUND_UP(all, ctx->refresh_period->cur.val) : 0;
+}
+
 static void fill_params(const struct context *ctx, struct vh264_params *params)
 {
+	params->refresh_mbs = refresh_mbs(ctx);
 	params->width = ctx->crop.width;
 	params->height = ctx->crop.height;
 	params->level_idc = level_idc(ctx->level->cur.val);
@@ -959,6 +974,17 @@ static int init_controls(struct context *ctx)
 			       V4L2_MPEG_VIDEO_H264_PROFILE_CONSTRAINED_BASELINE);
 	ctx->level = v4l2_ctrl_new_std_menu(hdl, ops, V4L2_CID_MPEG_VIDEO_H264_LEVEL,
 					    V4L2_MPEG_VIDEO_H264_LEVEL_5_2, 0, V4L2_MPEG_VIDEO_H264_LEVEL_4_0);
+	if (refresh_by_blocks) {
+		ctx->refresh_blocks = v4l2_ctrl_new_std(hdl, ops, V4L2_CID_MPEG_VIDEO_CYCLIC_INTRA_REFRESH_MB,
+							0, 0x7fffffff, 1, 0);
+		return hdl->error;
+	}
+	v4l2_ctrl_new_std_menu(hdl, ops, V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD_TYPE,
+			       V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD_TYPE_CYCLIC,
+			       ~BIT(V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD_TYPE_CYCLIC),
+			       V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD_TYPE_CYCLIC);
+	ctx->refresh_period = v4l2_ctrl_new_std(hdl, ops, V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD,
+						0, 0x7fffffff, 1, 0);
 	return hdl->error;
 }
 

@@ -3,7 +3,8 @@
  * Pictures to H.264 (ITU-T H.264, the clauses are named beside the code).
  *
  * A macroblock that differs from the last picture is sent as it is (I_PCM), one that does not is skipped
- * (P_Skip; all motion vectors are zero, so the predicted one is as well). No loop filter, so decoding gives
+ * (P_Skip; all motion vectors are zero, so the predicted one is as well), but for those whose turn it is with
+ * intra refresh. No loop filter, so decoding gives
  * back every sample.
  */
 
@@ -108,6 +109,7 @@ int vh264_init(struct vh264_encoder *encoder, const struct vh264_params *params)
 	encoder->mbs_y = blocks(params->height);
 	encoder->frame_num = 0;
 	encoder->idr_pic_id = 0;
+	encoder->refresh_at = 0;
 	encoder->reference = kvmalloc_array(encoder->mbs_x * encoder->mbs_y, MB_BYTES, GFP_KERNEL);
 	return encoder->reference ? 0 : -ENOMEM;
 }
@@ -248,6 +250,14 @@ static void load(u8 *mb, const struct vh264_picture *p, unsigned int x, unsigned
 		   p->width / 2, p->height / 2);
 }
 
+/* Whether a macroblock of this picture is sent in any case. */
+static bool is_refreshed(const struct vh264_encoder *encoder, unsigned int mb)
+{
+	unsigned int all = encoder->mbs_x * encoder->mbs_y;
+
+	return (mb + all - encoder->refresh_at) % all < encoder->params.refresh_mbs;
+}
+
 size_t vh264_write_picture(struct vh264_encoder *encoder, const struct vh264_picture *picture,
 			   bool idr, u8 *out, size_t size)
 {
@@ -267,7 +277,8 @@ size_t vh264_write_picture(struct vh264_encoder *encoder, const struct vh264_pic
 	for (y = 0; y < encoder->mbs_y; y++) {
 		for (x = 0; x < encoder->mbs_x; x++, reference += MB_BYTES) {
 			load(mb, picture, x, y);
-			if (!idr && !memcmp(mb, reference, MB_BYTES)) {
+			if (!idr && !is_refreshed(encoder, y * encoder->mbs_x + x) &&
+			    !memcmp(mb, reference, MB_BYTES)) {
 				skipped++;
 				continue;
 			}
@@ -284,6 +295,11 @@ size_t vh264_write_picture(struct vh264_encoder *encoder, const struct vh264_pic
 	}
 	if (skipped)
 		put_ue(&w, skipped);
+	if (idr)
+		encoder->refresh_at = 0;
+	else
+		encoder->refresh_at = (encoder->refresh_at + encoder->params.refresh_mbs) %
+				      (encoder->mbs_x * encoder->mbs_y);
 	end_nal(&w);
 	return w.full ? 0 : w.len;
 }

@@ -22,6 +22,8 @@ struct vh264_params {
 	bool full_range;
 	/* ITU-T H.273 code points; 2 is "unspecified". */
 	u8 primaries, transfer, matrix;
+	/* Macroblocks that are sent with each picture though they did not change, one behind the other. */
+	unsigned int refresh_mbs;
 };
 
 struct vh264_encoder {
@@ -31,6 +33,8 @@ struct vh264_encoder {
 	u8 *reference;
 	u16 frame_num;
 	u16 idr_pic_id;
+	/* The first macroblock that the next picture sends in any case. */
+	unsigned int refresh_at;
 };
 
 /* Bytes of an access unit at most, whatever the picture. */

@@ -176,6 +176,8 @@ pub struct VideoParams {
     pub refresh: Duration,
     /// An encoder that failed is tried again after this time.
     pub retry: Duration,
+    /// Pictures in which a stripe of intra blocks passes over all of the picture; 0 for none.
+    pub intra_refresh: u32,
 }
 
 impl VideoParams {
@@ -186,6 +188,7 @@ impl VideoParams {
             bitrate: Bitrate::kbps(reader.integer("bitrate_kbps", 6_000, 100..=100_000)),
             refresh: milliseconds(reader.integer("refresh_ms", 1_000, 100..=10_000)),
             retry: Duration::from_secs(reader.integer("retry_s", 30, 1..=3_600).into()),
+            intra_refresh: reader.integer("intra_refresh", 0, 0..=600),
         }
     }
 }

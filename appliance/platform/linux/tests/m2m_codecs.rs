@@ -25,6 +25,7 @@ fn config(size: Size) -> EncoderConfig {
         size,
         rate: FrameRate::hz(30),
         bitrate: Bitrate::kbps(4_000),
+        intra_refresh: 0,
     }
 }
 

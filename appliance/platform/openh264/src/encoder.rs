@@ -255,6 +255,7 @@ fn tune(parameters: &mut sys::SEncParamExt, config: EncoderConfig) -> Result<(),
         size,
         rate,
         bitrate,
+        intra_refresh: _,
     } = config;
     #[expect(clippy::cast_precision_loss, reason = "frame rates are small")]
     let hz = rate.as_hz() as f32;

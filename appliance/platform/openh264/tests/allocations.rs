@@ -68,6 +68,7 @@ fn drawing_converting_encoding_and_decoding_allocate_nothing_once_warm() {
             size,
             rate,
             bitrate: Bitrate::kbps(2_000),
+            intra_refresh: 0,
         };
         let mut encoder = Encoder::open(config).expect("the size is supported");
         let mut decoder = Decoder::open().expect("decoder");

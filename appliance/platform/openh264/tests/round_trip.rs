@@ -40,6 +40,7 @@ impl Sender {
                 size,
                 rate,
                 bitrate,
+                intra_refresh: 0,
             })
             .expect("the size is supported"),
             echo: EchoSnapshot::default(),
@@ -300,6 +301,7 @@ fn wrong_sizes_are_refused() {
         size: Size::new(width, height),
         rate: FrameRate::hz(30),
         bitrate: Bitrate::kbps(1_000),
+        intra_refresh: 0,
     };
     for (width, height) in [(0, 0), (15, 16), (321, 240), (4096, 2160)] {
         assert!(

@@ -115,14 +115,18 @@ struct Open {
     bitrate: Bitrate,
 }
 
+/// What takes a new ladder, and new encoders on it, when a story changes it: driver, device, time until a retry, intra
+/// refresh.
+type Settings = (EncoderDriver, Option<String>, Duration, u32);
+
 struct Stage<'a> {
     shared: &'a Shared,
     viewers: &'a dyn Viewers,
     encoders: &'a dyn Encoders,
     converter: Converter,
     ladder: Ladder<Rung>,
-    /// The settings that the ladder was made from.
-    ladder_of: Option<(EncoderDriver, Option<String>, Duration)>,
+    /// The settings that the ladder was made from, and its encoders are opened with.
+    ladder_of: Option<Settings>,
     open: Option<Open>,
     /// A layout that a rung can't import, and why: its pictures go through the converter.
     refused: Option<(usize, Layout, String)>,
@@ -267,15 +271,24 @@ impl<'a> Stage<'a> {
     /// The ladder of the settings as they are now.
     fn make_ladder(&mut self) {
         let params = self.shared.encode_params();
-        let same = self
-            .ladder_of
-            .as_ref()
-            .is_some_and(|(driver, device, retry)| {
-                *driver == params.driver && *device == params.device && *retry == params.retry
-            });
+        let settings = self.ladder_of.as_ref();
+        let same = settings.is_some_and(|(driver, device, retry, intra)| {
+            (driver, device, retry, intra)
+                == (
+                    &params.driver,
+                    &params.device,
+                    &params.retry,
+                    &params.intra_refresh,
+                )
+        });
         if !same {
             self.ladder = Ladder::new(self.encoders.rungs(&params), params.retry);
-            self.ladder_of = Some((params.driver, params.device.clone(), params.retry));
+            self.ladder_of = Some((
+                params.driver,
+                params.device.clone(),
+                params.retry,
+                params.intra_refresh,
+            ));
             self.open = None;
             self.refused = None;
         }
@@ -397,6 +410,7 @@ impl<'a> Stage<'a> {
             size,
             rate,
             bitrate: params.bitrate,
+            intra_refresh: params.intra_refresh,
         };
         self.make_room(rung);
         let Some(name) = self.ladder.rung(rung) else {
@@ -436,6 +450,7 @@ impl<'a> Stage<'a> {
             size: layout.size,
             rate,
             bitrate: params.bitrate,
+            intra_refresh: params.intra_refresh,
         };
         self.make_room(rung);
         let Some(name) = self.ladder.rung(rung) else {

@@ -154,6 +154,7 @@ pub(crate) fn screen() -> anyhow::Result<()> {
         size: SIZE,
         rate: FrameRate::hz(30),
         bitrate: Bitrate::kbps(4_000),
+        intra_refresh: 0,
     };
     let encoder = node(M2mKind::Encoder)?;
     ensure!(

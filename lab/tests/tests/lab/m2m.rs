@@ -102,6 +102,73 @@ pub(crate) fn low_delay() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Intra refresh, by either control that drivers have for it: the kernel's log says that it is told, and a decoder whose
+/// picture is another one has the right one once the period is over, without a key frame. Without it, never.
+pub(crate) fn intra_refresh() -> anyhow::Result<()> {
+    guest::insmod(MODULE, &[])?;
+    let node = encoder(MODULE)?;
+    let name = node.file_name().unwrap_or_default().to_string_lossy();
+    fs::write(format!("/sys/class/video4linux/{name}/dev_debug"), "0x3")?;
+    // 40x30 macroblocks in 25 pictures.
+    for (by_blocks, told) in [
+        ("0", &["id=0x9909ed, value=1", "id=0x9909ec, value=25"][..]),
+        ("1", &["id=0x9909d6, value=48"]),
+    ] {
+        set("refresh_by_blocks", by_blocks)?;
+        guest::run(Command::new("dmesg").arg("-C"))?;
+        let mended = mended_after(&node, 25)?;
+        ensure!(mended == Some(25), "mended after {mended:?} pictures");
+        let log = guest::run(&mut Command::new("dmesg"))?;
+        for call in told {
+            let mut lines = log.lines();
+            let line = lines.find(|line| line.contains("VIDIOC_S_CTRL") && line.contains(call));
+            ensure!(
+                line.is_some_and(|line| !line.contains("error")),
+                "{call} in\n{log}"
+            );
+        }
+    }
+    let never = mended_after(&node, 0)?;
+    ensure!(never.is_none(), "mended after {never:?} pictures");
+    guest::tell(
+        "a picture spoilt by loss is whole again after 25 pictures with intra refresh, by either control; without it never",
+    );
+    Ok(())
+}
+
+/// Pictures after which a decoder with another picture than the encoder's shows the encoder's, which does not change.
+fn mended_after(node: &Path, intra_refresh: u32) -> anyhow::Result<Option<u32>> {
+    let config = EncoderConfig {
+        intra_refresh,
+        ..config(SIZE)
+    };
+    let chroma = vec![128; SIZE.pixels() / 4];
+    let picture = |luma| I420Ref {
+        size: SIZE,
+        planes: [luma, &chroma, &chroma],
+        strides: [640, 320, 320],
+        color: Colorimetry::default(),
+    };
+    let (wrong, right) = (vec![40; SIZE.pixels()], vec![200; SIZE.pixels()]);
+    let (mut out, mut decoder) = (Vec::new(), Decoder::open()?);
+    // Another encoder's key frame stands for one that was never mended after a loss.
+    let mut other = M2mEncoder::open_cpu(node, &config)?;
+    other.encode(picture(&wrong), true, &mut out)?;
+    decoder.decode(&out)?.context("a key frame")?;
+    drop(other);
+    let mut encoder = M2mEncoder::open_cpu(node, &config)?;
+    encoder.encode(picture(&right), true, &mut out)?;
+    for number in 1..=50 {
+        let encoded = encoder.encode(picture(&right), false, &mut out)?;
+        ensure!(!encoded.idr, "a key frame");
+        let shown = decoder.decode(&out)?.context("a picture")?;
+        if tight(shown) == tight(picture(&right)) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
 /// What `v4l2-compliance` says about the virtual encoder in both APIs, streaming included. Where the tool is older
 /// than the kernel it finds faults with every driver: those that it finds with the kernel's own vicodec do not count.
 pub(crate) fn compliance() -> anyhow::Result<()> {
@@ -155,6 +222,7 @@ pub(crate) fn config(size: Size) -> EncoderConfig {
         size,
         rate: FrameRate::hz(30),
         bitrate: Bitrate::kbps(4_000),
+        intra_refresh: 0,
     }
 }
 

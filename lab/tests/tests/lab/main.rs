@@ -152,6 +152,12 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("m2m::cpu_memory", &[m2m::cpu_memory])
     },
     LabTest {
+        modules: &["v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        programs: &["dmesg"],
+        ..LabTest::new("m2m::intra_refresh", &[m2m::intra_refresh])
+    },
+    LabTest {
         modules: &["vivid", "v4l2-mem2mem"],
         own_modules: &["virtual-h264"],
         programs: &["dmesg"],

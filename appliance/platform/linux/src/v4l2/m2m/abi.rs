@@ -59,10 +59,13 @@ pub(super) mod control {
     pub(in super::super) const BITRATE_MODE: u32 = 0x0099_09ce;
     pub(in super::super) const BITRATE: u32 = 0x0099_09cf;
     pub(in super::super) const BITRATE_PEAK: u32 = 0x0099_09d0;
+    pub(in super::super) const CYCLIC_INTRA_REFRESH_MB: u32 = 0x0099_09d6;
     pub(in super::super) const FRAME_RC_ENABLE: u32 = 0x0099_09d7;
     pub(in super::super) const HEADER_MODE: u32 = 0x0099_09d8;
     pub(in super::super) const REPEAT_SEQ_HEADER: u32 = 0x0099_09e2;
     pub(in super::super) const FORCE_KEY_FRAME: u32 = 0x0099_09e5;
+    pub(in super::super) const INTRA_REFRESH_PERIOD: u32 = 0x0099_09ec;
+    pub(in super::super) const INTRA_REFRESH_PERIOD_TYPE: u32 = 0x0099_09ed;
     pub(in super::super) const H264_ENTROPY_MODE: u32 = 0x0099_0a65;
     pub(in super::super) const H264_I_PERIOD: u32 = 0x0099_0a66;
     pub(in super::super) const H264_LEVEL: u32 = 0x0099_0a67;
@@ -152,6 +155,18 @@ mod tests {
             (
                 "V4L2_CID_MPEG_VIDEO_FORCE_KEY_FRAME",
                 u(control::FORCE_KEY_FRAME),
+            ),
+            (
+                "V4L2_CID_MPEG_VIDEO_CYCLIC_INTRA_REFRESH_MB",
+                u(control::CYCLIC_INTRA_REFRESH_MB),
+            ),
+            (
+                "V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD",
+                u(control::INTRA_REFRESH_PERIOD),
+            ),
+            (
+                "V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD_TYPE",
+                u(control::INTRA_REFRESH_PERIOD_TYPE),
             ),
             (
                 "V4L2_CID_MPEG_VIDEO_H264_ENTROPY_MODE",

@@ -1,6 +1,6 @@
 //! What an encoder is told before it starts: for interactive pictures, without delay.
 
-use soft_kvm_core::{Bitrate, FourCc, FrameRate};
+use soft_kvm_core::{Bitrate, FourCc, FrameRate, Size};
 use soft_kvm_video::codec::{CodecError, CodedFormat, EncoderConfig};
 use soft_kvm_video::level::h264_level;
 
@@ -20,6 +20,8 @@ const GOP: i32 = 600;
 
 /// `V4L2_MPEG_VIDEO_H264_PROFILE_CONSTRAINED_BASELINE`.
 const CONSTRAINED_BASELINE: i32 = 1;
+/// `V4L2_CID_MPEG_VIDEO_INTRA_REFRESH_PERIOD_TYPE_CYCLIC`.
+const CYCLIC: i32 = 1;
 /// `V4L2_MPEG_VIDEO_BITRATE_MODE_CBR`.
 const CBR: i32 = 1;
 /// `V4L2_MPEG_VIDEO_HEADER_MODE_JOINED_WITH_1ST_FRAME`.
@@ -107,10 +109,35 @@ pub(super) fn set_parameters(
         set(control::REPEAT_SEQ_HEADER, quirks.repeat_headers.into());
         set(control::PREPEND_SPSPPS_TO_IDR, quirks.repeat_headers.into());
     }
+    if !set_intra_refresh(device, config) {
+        tracing::info!(device = %device.name, "no control for intra refresh: key frames mend the picture");
+    }
     set(control::FRAME_RC_ENABLE, 1);
     set(control::BITRATE_MODE, CBR);
     set_bitrate(device, config.bitrate);
     Ok(())
+}
+
+/// False if it is asked for and the device has no control for it.
+fn set_intra_refresh(device: &Device, config: &EncoderConfig) -> bool {
+    let pictures = config.intra_refresh;
+    if pictures == 0 {
+        // Drivers that have it start without.
+        return true;
+    }
+    // The kind comes before the period (kernel doc "Codec Control Reference").
+    device.try_control(control::INTRA_REFRESH_PERIOD_TYPE, CYCLIC);
+    let value = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    device.try_control(control::INTRA_REFRESH_PERIOD, value(pictures))
+        || device.try_control(
+            control::CYCLIC_INTRA_REFRESH_MB,
+            value(blocks(config.size).div_ceil(pictures)),
+        )
+}
+
+/// Macroblocks of a picture.
+fn blocks(size: Size) -> u32 {
+    size.width.div_ceil(16) * size.height.div_ceil(16)
 }
 
 /// False if the device has no control for it, as those of lossless and fixed-quality formats.
@@ -142,5 +169,11 @@ mod tests {
         assert_eq!(level_value(31), 9);
         assert_eq!(level_value(40), 11);
         assert_eq!(level_value(52), 16);
+    }
+
+    #[test]
+    fn all_macroblocks_count() {
+        assert_eq!(blocks(Size::new(1920, 1080)), 120 * 68);
+        assert_eq!(blocks(Size::new(640, 480)), 1200);
     }
 }
