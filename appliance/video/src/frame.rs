@@ -200,6 +200,16 @@ impl Colorimetry {
         }
     }
 
+    /// The code points of ITU-T H.273 for it: primaries, transfer, matrix.
+    #[must_use]
+    pub const fn h273(self) -> [u8; 3] {
+        match self.matrix {
+            Matrix::Bt601 => [6, 6, 6],
+            Matrix::Bt709 => [1, 1, 1],
+            Matrix::Bt2020 => [9, 14, 9],
+        }
+    }
+
     /// RGB as computers make it.
     pub const RGB: Self = Self {
         matrix: Matrix::Bt709,

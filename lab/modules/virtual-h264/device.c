@@ -62,6 +62,10 @@ static bool refresh_by_blocks;
 module_param(refresh_by_blocks, bool, 0644);
 MODULE_PARM_DESC(refresh_by_blocks, "intra refresh by the older control, which counts macroblocks");
 
+static bool no_vui;
+module_param(no_vui, bool, 0644);
+MODULE_PARM_DESC(no_vui, "parameter sets say nothing of colours");
+
 static bool no_dmabuf;
 module_param(no_dmabuf, bool, 0644);
 MODULE_PARM_DESC(no_dmabuf, "fault: no import of DMA-BUFs");
@@ -202,6 +206,7 @@ static unsigned int refresh_mbs(const struct context *ctx)
 static void fill_params(const struct context *ctx, struct vh264_params *params)
 {
 	params->refresh_mbs = refresh_mbs(ctx);
+	params->no_vui = no_vui;
 	params->width = ctx->crop.width;
 	params->height = ctx->crop.height;
 	params->level_idc = level_idc(ctx->level->cur.val);

@@ -147,8 +147,12 @@ static void write_sps(struct writer *w, const struct vh264_encoder *encoder)
 		put_ue(w, 0);
 		put_ue(w, bottom);
 	}
+	put_bits(w, !params->no_vui, 1);
+	if (params->no_vui) {
+		end_nal(w);
+		return;
+	}
 	/* vui_parameters(), E.1.1 */
-	put_bits(w, 1, 1);
 	put_bits(w, 0, 1);		/* aspect_ratio_info_present_flag */
 	put_bits(w, 0, 1);		/* overscan_info_present_flag */
 	put_bits(w, 1, 1);		/* video_signal_type_present_flag */

@@ -22,6 +22,8 @@ struct vh264_params {
 	bool full_range;
 	/* ITU-T H.273 code points; 2 is "unspecified". */
 	u8 primaries, transfer, matrix;
+	/* The SPS says nothing of colours. */
+	bool no_vui;
 	/* Macroblocks that are sent with each picture though they did not change, one behind the other. */
 	unsigned int refresh_mbs;
 };

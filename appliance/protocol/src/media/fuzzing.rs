@@ -1,8 +1,8 @@
 //! Bodies of the fuzz targets in `fuzz/`, which are one line each. Not a public interface.
 
 use super::{
-    AccessUnitAssembler, CodedFormat, FrameExtensions, MasterKey, Opener, SequenceParameterSet,
-    Ssrc, announces_idr, classify, header_len, nal_units, rtcp,
+    AccessUnitAssembler, CodedFormat, ColourDescription, FrameExtensions, MasterKey, Opener,
+    SequenceParameterSet, Ssrc, announces_idr, classify, header_len, nal_units, rtcp,
 };
 
 /// RTP headers and header extensions.
@@ -68,6 +68,22 @@ pub fn h264_sps(data: &[u8]) {
     for nal in std::iter::once(data).chain(nal_units(data)) {
         if let Some(set) = SequenceParameterSet::parse(nal) {
             assert!(set.size().is_supported());
+            let colours = ColourDescription {
+                full_range: true,
+                primaries: 9,
+                transfer: 14,
+                matrix: 9,
+            };
+            if let Some(added) = colours.add_to(nal) {
+                let described =
+                    SequenceParameterSet::parse(&added).map(|new| SequenceParameterSet {
+                        full_range: set.full_range,
+                        matrix_coefficients: set.matrix_coefficients,
+                        ..new
+                    });
+                assert_eq!(described, Some(set), "all else stays as it is");
+                assert_eq!(colours.add_to(&added), None, "once is enough");
+            }
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod batch;
 mod clock;
+mod colours;
 mod depacketize;
 mod format;
 #[doc(hidden)]
@@ -34,6 +35,7 @@ mod srtp;
 
 pub use batch::Batch;
 pub use clock::ClockEstimator;
+pub use colours::ColourDescription;
 pub use depacketize::{AccessUnitAssembler, DepacketizeError, announces_idr};
 pub use format::CodedFormat;
 pub use fwht::FwhtPacketizer;

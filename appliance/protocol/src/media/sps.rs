@@ -33,6 +33,19 @@ pub struct SequenceParameterSet {
     pub matrix_coefficients: u8,
 }
 
+/// Whether a set describes its colours; else the flag that says that it does not, by the bits before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colours {
+    /// `vui_parameters_present_flag`.
+    NoVui(usize),
+    /// `video_signal_type_present_flag`.
+    NoSignalType(usize),
+    /// `colour_description_present_flag`.
+    NoDescription(usize),
+    /// It does.
+    Described,
+}
+
 /// Pixels of the coded picture that are not shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Crop {
@@ -53,6 +66,15 @@ impl SequenceParameterSet {
     /// is not supported ([`Size::is_supported`]).
     #[must_use]
     pub fn parse(nal: &[u8]) -> Option<Self> {
+        Self::read(nal).map(|(set, _)| set)
+    }
+
+    /// Where a set says what its colours are, or leaves it out.
+    pub(super) fn colours(nal: &[u8]) -> Option<Colours> {
+        Self::read(nal).map(|(_, colours)| colours)
+    }
+
+    fn read(nal: &[u8]) -> Option<(Self, Colours)> {
         let (&header, rbsp) = nal.split_first()?;
         if header & 0x9F != 7 {
             return None;
@@ -111,10 +133,11 @@ impl SequenceParameterSet {
         } else {
             Crop::default()
         };
-        let (full_range, matrix_coefficients) = if bits.flag()? {
+        let at = bits.taken;
+        let (full_range, matrix_coefficients, colours) = if bits.flag()? {
             vui_colours(&mut bits)?
         } else {
-            (false, MATRIX_UNSPECIFIED)
+            (false, MATRIX_UNSPECIFIED, Colours::NoVui(at))
         };
         let set = Self {
             profile_idc,
@@ -135,7 +158,7 @@ impl SequenceParameterSet {
             matrix_coefficients,
         };
         set.cropped().filter(|size| size.is_supported())?;
-        Some(set)
+        Some((set, colours))
     }
 
     /// The picture's size after cropping.
@@ -169,7 +192,7 @@ impl SequenceParameterSet {
 const MATRIX_UNSPECIFIED: u8 = 2;
 
 /// The VUI up to its colours (E.1.1): `video_full_range_flag` and `matrix_coefficients`.
-fn vui_colours(bits: &mut Bits<'_>) -> Option<(bool, u8)> {
+fn vui_colours(bits: &mut Bits<'_>) -> Option<(bool, u8, Colours)> {
     const EXTENDED_SAR: u32 = 255;
     if bits.flag()? && bits.bits(8)? == EXTENDED_SAR {
         bits.bits(32)?; // sar_width, sar_height
@@ -177,16 +200,19 @@ fn vui_colours(bits: &mut Bits<'_>) -> Option<(bool, u8)> {
     if bits.flag()? {
         bits.flag()?; // overscan_appropriate_flag
     }
+    let at = bits.taken;
     if !bits.flag()? {
-        return Some((false, MATRIX_UNSPECIFIED));
+        return Some((false, MATRIX_UNSPECIFIED, Colours::NoSignalType(at)));
     }
     bits.bits(3)?; // video_format
     let full_range = bits.flag()?;
+    let at = bits.taken;
     if !bits.flag()? {
-        return Some((full_range, MATRIX_UNSPECIFIED));
+        return Some((full_range, MATRIX_UNSPECIFIED, Colours::NoDescription(at)));
     }
     bits.bits(16)?; // colour_primaries, transfer_characteristics
-    Some((full_range, u8::try_from(bits.bits(8)?).ok()?))
+    let matrix = u8::try_from(bits.bits(8)?).ok()?;
+    Some((full_range, matrix, Colours::Described))
 }
 
 fn skip_scaling_lists(bits: &mut Bits<'_>, chroma_format_idc: u8) -> Option<()> {
@@ -219,29 +245,38 @@ fn skip_scaling_list(bits: &mut Bits<'_>, length: u32) -> Option<()> {
 }
 
 /// Bits of an RBSP, most significant first; leaves out the emulation prevention bytes (7.4.1.1).
-struct Bits<'a> {
+pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     zeros: u8,
     current: u8,
     left: u8,
+    /// Bits that were given out.
+    taken: usize,
 }
 
 impl<'a> Bits<'a> {
-    const fn new(bytes: &'a [u8]) -> Self {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             zeros: 0,
             current: 0,
             left: 0,
+            taken: 0,
         }
     }
 
-    fn flag(&mut self) -> Option<bool> {
+    /// Whether all bytes were read.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn flag(&mut self) -> Option<bool> {
         if self.left == 0 {
             self.current = self.byte()?;
             self.left = 8;
         }
         self.left -= 1;
+        self.taken += 1;
         Some(self.current >> self.left & 1 == 1)
     }
 

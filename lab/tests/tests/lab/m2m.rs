@@ -19,7 +19,7 @@ use soft_kvm_platform::os::v4l2::{V4l2Options, V4l2Source};
 use soft_kvm_video::codec::{
     CodecError, EncoderConfig, FrameEncoder, I420Ref, VideoDecoder as _, VideoEncoder as _,
 };
-use soft_kvm_video::frame::{Colorimetry, Frame, PixelFormat};
+use soft_kvm_video::frame::{Colorimetry, Frame, Matrix, PixelFormat};
 use soft_kvm_video::source::{Captured, VideoSource as _};
 
 pub(crate) const MODULE: &str = "virtual-h264";
@@ -167,6 +167,37 @@ fn mended_after(node: &Path, intra_refresh: u32) -> anyhow::Result<Option<u32>> 
         }
     }
     Ok(None)
+}
+
+/// A driver whose parameter sets say nothing of colours: the source's are added, in key frames that repeat the sets and in those
+/// that get them from us.
+pub(crate) fn colours_added() -> anyhow::Result<()> {
+    guest::insmod(MODULE, &["no_vui=1"])?;
+    let node = encoder(MODULE)?;
+    let mut source = vivid(b"NV12", SIZE)?;
+    let frame = next_frame(&mut source)?;
+    let color = frame.info().color;
+    ensure!(
+        color.matrix != Matrix::Bt709,
+        "what decoders guess: {color:?}"
+    );
+    let wanted = samples(&frame)?;
+    let mut encoder = M2mEncoder::open(&node, &config(SIZE), &frame)?;
+    let (mut out, mut decoder) = (Vec::new(), Decoder::open()?);
+    for number in 0..6 {
+        let encoded = encoder.encode(&frame, number % 3 == 0, &mut out)?;
+        ensure!(
+            encoded.idr == (number % 3 == 0),
+            "picture {number}: {encoded:?}"
+        );
+        let shown = decoder.decode(&out)?.context("a picture")?;
+        ensure!(shown.color == color, "{:?}, not {color:?}", shown.color);
+        ensure!(tight(shown) == wanted, "picture {number} differs");
+    }
+    guest::tell(format!(
+        "SPS without VUI: {color:?} added, and every sample the same"
+    ));
+    Ok(())
 }
 
 /// What `v4l2-compliance` says about the virtual encoder in both APIs, streaming included. Where the tool is older

@@ -147,6 +147,11 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("m2m::faults", &[m2m::faults])
     },
     LabTest {
+        modules: &["vivid", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("m2m::colours_added", &[m2m::colours_added])
+    },
+    LabTest {
         modules: &["v4l2-mem2mem"],
         own_modules: &["virtual-h264"],
         ..LabTest::new("m2m::cpu_memory", &[m2m::cpu_memory])

@@ -2,7 +2,7 @@
 //! them out: one slice for each picture, I or P, one reference, no reordering.
 
 use soft_kvm_core::Size;
-use soft_kvm_video::frame::{Colorimetry, Matrix, Range};
+use soft_kvm_video::frame::{Colorimetry, Range};
 
 /// `log2_max_frame_num`. Short, so that no slice header holds two bytes of zeros that would need emulation prevention.
 pub(super) const FRAME_NUM_BITS: u32 = 8;
@@ -128,20 +128,14 @@ fn sequence(stream: &Stream) -> Bits {
 
 /// `vui_parameters()`, E.1.1.
 fn vui(stream: &Stream, bits: &mut Bits) {
-    // Code points of ITU-T H.273: primaries, transfer, matrix.
-    let (primaries, transfer, matrix) = match stream.color.matrix {
-        Matrix::Bt601 => (6, 6, 6),
-        Matrix::Bt709 => (1, 1, 1),
-        Matrix::Bt2020 => (9, 14, 9),
-    };
     bits.bit(false); // aspect_ratio_info_present_flag
     bits.bit(false); // overscan_info_present_flag
     bits.bit(true); // video_signal_type_present_flag
     bits.put(5, 3); // video_format: unspecified
     bits.bit(stream.color.range == Range::Full);
     bits.bit(true); // colour_description_present_flag
-    for code in [primaries, transfer, matrix] {
-        bits.put(code, 8);
+    for code in stream.color.h273() {
+        bits.put(code.into(), 8);
     }
     bits.bit(false); // chroma_loc_info_present_flag
     bits.bit(true); // timing_info_present_flag
@@ -209,6 +203,7 @@ pub(super) fn slice(idr: bool, frame_num: u32, idr_pic_id: u32) -> (Vec<u8>, usi
 mod tests {
     use super::*;
     use soft_kvm_protocol::media::{SequenceParameterSet, nal_units};
+    use soft_kvm_video::frame::Matrix;
 
     fn stream(size: Size) -> Stream {
         Stream {

@@ -12,7 +12,7 @@ use super::abi::{self, control};
 use super::copy::M2mCopyEncoder;
 use super::device::{DEADLINE, Device, NAME, Running, error, open_for};
 use super::fwht::is_key_frame;
-use super::h264::{Headers, contents};
+use super::h264::{Headers, contents, with_colours};
 use super::ioctl::{self, Format, Memory, Stamp, Wanted};
 use super::layout;
 use super::quirks::Quirks;
@@ -63,6 +63,8 @@ pub(super) struct Core {
     set: Format,
     pub(super) coded: CodedFormat,
     headers: Headers,
+    /// Of the coded pictures; `None` if the device makes them from RGB, by a matrix that it does not tell.
+    color: Option<Colorimetry>,
     stamp: Stamp,
     /// Pictures since a key frame was asked for in vain.
     waiting: Option<u32>,
@@ -118,6 +120,7 @@ impl Core {
             set,
             coded,
             headers: Headers::default(),
+            color: (!layout::is_rgb(raw)).then_some(color),
             stamp: Stamp::default(),
             waiting: None,
             can_force,
@@ -207,6 +210,9 @@ impl Core {
         let mut result = None;
         if self.coded == CodedFormat::H264 {
             let holds = contents(data);
+            let described = self.color.filter(|_| holds.sps);
+            let described = described.and_then(|color| with_colours(data, color));
+            let data = described.as_deref().unwrap_or(data);
             self.headers.keep(data);
             // Drivers give parameter sets in a buffer of their own, or garbage before the first picture.
             if holds.picture && done.stamp == self.stamp {
