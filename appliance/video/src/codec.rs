@@ -5,7 +5,7 @@ use std::time::Duration;
 use soft_kvm_core::{Bitrate, FrameRate, Size};
 pub use soft_kvm_protocol::media::CodedFormat;
 
-use crate::frame::{Colorimetry, Frame};
+use crate::frame::{Colorimetry, Frame, Rect};
 
 /// A borrowed 4:2:0 picture.
 #[derive(Clone, Copy, Debug)]
@@ -63,15 +63,30 @@ pub trait VideoEncoder: Send {
         out: &mut Vec<u8>,
     ) -> Result<Encoded, CodecError>;
 
+    /// The same where only `changed` differs from the picture of the call before.
+    ///
+    /// # Errors
+    /// As [`VideoEncoder::encode`].
+    fn encode_changed(
+        &mut self,
+        picture: I420Ref<'_>,
+        changed: Rect,
+        idr: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, CodecError> {
+        let _ = changed;
+        self.encode(picture, idr, out)
+    }
+
     /// Changes the target from the next picture on.
     ///
     /// # Errors
     /// [`CodecError`] if the encoder refuses; the old target stays.
     fn set_bitrate(&mut self, bitrate: Bitrate) -> Result<(), CodecError>;
 
-    /// Bytes of pixels that the CPU has written for a device so far. That it reads each picture goes without saying.
-    fn cpu_bytes(&self) -> u64 {
-        0
+    /// Bytes of pixels that the CPU has read and written so far; `None` for encoders that read each picture once, as a whole.
+    fn cpu_bytes(&self) -> Option<u64> {
+        None
     }
 
     /// CPU time that threads of its own have used so far: what the caller's thread does not show.

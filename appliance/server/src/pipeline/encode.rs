@@ -13,7 +13,7 @@ use soft_kvm_video::codec::{
     CodecError, CodedFormat, Encoded, EncoderConfig, FrameEncoder, VideoEncoder,
 };
 use soft_kvm_video::convert::{Converter, Update};
-use soft_kvm_video::frame::{Colorimetry, Frame};
+use soft_kvm_video::frame::{Colorimetry, Frame, Rect};
 use soft_kvm_video::slot::{NewestSlot, Taken};
 
 use super::ladder::{Fall, Ladder};
@@ -138,6 +138,8 @@ struct Stage<'a> {
     coded: Vec<u8>,
     /// A picture came that has not been encoded.
     changed: bool,
+    /// What of the converter's picture has changed since an encoder took it; a new encoder takes all of it.
+    damage: Rect,
     captured: MonoTime,
     converted: MonoTime,
     last: Option<MonoTime>,
@@ -159,6 +161,7 @@ impl<'a> Stage<'a> {
             unconverted: false,
             coded: Vec::new(),
             changed: false,
+            damage: Rect::default(),
             captured: MonoTime::ZERO,
             converted: MonoTime::ZERO,
             last: None,
@@ -210,8 +213,9 @@ impl<'a> Stage<'a> {
             Ok(Update::Unchanged) => {
                 counters.unchanged.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(Update::Changed { .. }) => {
+            Ok(Update::Changed { rect, .. }) => {
                 self.changed = true;
+                self.damage = self.damage.union(rect);
                 self.captured = frame.info().captured;
                 self.converted = clock::now();
             }
@@ -339,9 +343,12 @@ impl<'a> Stage<'a> {
             (Coder::Import(_), None) => return Ok(()),
             (Coder::Pictures(encoder), _) => {
                 let before = encoder.cpu_bytes();
-                let encoded = encoder.encode(self.converter.picture(), idr, &mut self.coded);
-                touched += u64::from(open.size.width) * u64::from(open.size.height) * 3 / 2;
-                touched += encoder.cpu_bytes() - before;
+                let picture = self.converter.picture();
+                let encoded = encoder.encode_changed(picture, self.damage, idr, &mut self.coded);
+                touched += match (before, encoder.cpu_bytes()) {
+                    (Some(before), Some(now)) => now - before,
+                    _ => u64::from(open.size.width) * u64::from(open.size.height) * 3 / 2,
+                };
                 encoded
             }
         };
@@ -354,6 +361,7 @@ impl<'a> Stage<'a> {
         let encoded = encoded.map_err(Failure::Encode)?;
         self.ladder.worked(rung);
         self.changed = false;
+        self.damage = Rect::default();
         self.deliver(encoded, format);
         Ok(())
     }

@@ -19,7 +19,7 @@ use soft_kvm_platform::os::v4l2::{V4l2Options, V4l2Source};
 use soft_kvm_video::codec::{
     CodecError, EncoderConfig, FrameEncoder, I420Ref, VideoDecoder as _, VideoEncoder as _,
 };
-use soft_kvm_video::frame::{Colorimetry, Frame, Matrix, PixelFormat};
+use soft_kvm_video::frame::{Colorimetry, Frame, Matrix, PixelFormat, Rect};
 use soft_kvm_video::source::{Captured, VideoSource as _};
 
 pub(crate) const MODULE: &str = "virtual-h264";
@@ -499,7 +499,11 @@ pub(crate) fn faults() -> anyhow::Result<()> {
     expect(open().map(drop), "import of DMA-BUFs")?;
     let copies = copies(&node, &Pool::ALL, SIZE, 3)?;
     let copied = copies.bytes;
-    ensure!(copied == 3 * 460_800, "{copied} bytes copied");
+    // Read and written: the first as a whole, then where the bar was and is.
+    ensure!(
+        copied == 2 * (460_800 + 2 * 60 * 720),
+        "{copied} bytes touched"
+    );
     ensure!(copies.memory == OWN, "into {}", copies.memory);
     set("no_dmabuf", "0")?;
 
@@ -602,10 +606,11 @@ pub(crate) fn cpu_memory() -> anyhow::Result<()> {
                 imports == if none { 0 } else { pictures },
                 "{imports} imports"
             );
-            let wanted = pictures * u64::try_from(size.pixels() * 3 / 2)?;
-            ensure!(copied == wanted, "{copied} bytes copied");
+            let whole = pictures * u64::try_from(size.pixels() * 3)?;
+            ensure!(copied > 0 && copied < whole / 2, "{copied} bytes touched");
+            let copied = copied / pictures;
             told.push(format!(
-                "{size} {api}: {memory}, {imports} of {count} pictures imported, {each:.1} ms each (median)"
+                "{size} {api}: {memory}, {imports} of {count} pictures imported, {each:.1} ms and {copied} bytes touched each"
             ));
         }
         guest::rmmod(MODULE).context("somebody still holds the device")?;
@@ -618,7 +623,7 @@ pub(crate) fn cpu_memory() -> anyhow::Result<()> {
 
 /// What [`copies`] saw.
 struct Copies {
-    /// That the CPU wrote.
+    /// That the CPU read and wrote.
     bytes: u64,
     /// Whose they were written to.
     memory: &'static str,
@@ -626,17 +631,14 @@ struct Copies {
     median: Duration,
 }
 
-/// Has the CPU write different pictures for the device.
+/// Has the CPU write different pictures for the device, each where it differs from the one before.
 fn copies(node: &Path, pools: &[Pool], size: Size, count: u8) -> anyhow::Result<Copies> {
     let mut encoder = M2mEncoder::open_cpu_with(node, &config(size), pools)?;
     let mut times = Vec::new();
     let width = size.width as usize;
     let (mut out, mut decoder) = (Vec::new(), Decoder::open()?);
     for number in 0..count {
-        let (cb, cr) = (
-            vec![100 + number; size.pixels() / 4],
-            vec![200 - number; size.pixels() / 4],
-        );
+        let (cb, cr) = (vec![100; size.pixels() / 4], vec![200; size.pixels() / 4]);
         // A bar that moves.
         let mut luma = vec![90; size.pixels()];
         for line in luma.chunks_mut(width) {
@@ -652,14 +654,23 @@ fn copies(node: &Path, pools: &[Pool], size: Size, count: u8) -> anyhow::Result<
             color: Colorimetry::default(),
         };
         let start = Instant::now();
-        encoder.encode(picture, false, &mut out)?;
+        // Where the bar was, and where it is.
+        let changed = match number {
+            0 => Rect::whole(size),
+            _ => Rect {
+                x: u32::from(number - 1) * 20,
+                width: 60,
+                ..Rect::whole(size)
+            },
+        };
+        encoder.encode_changed(picture, changed, false, &mut out)?;
         times.push(start.elapsed());
         let decoded = decoder.decode(&out)?.context("a picture")?;
         ensure!(tight(decoded) == tight(picture), "the copy differs");
     }
     times.sort_unstable();
     Ok(Copies {
-        bytes: encoder.cpu_bytes(),
+        bytes: encoder.cpu_bytes().unwrap_or_default(),
         memory: encoder.memory(),
         median: times.get(times.len() / 2).copied().unwrap_or_default(),
     })

@@ -178,8 +178,8 @@ pub(crate) fn by_cpu_into_imported_memory() -> anyhow::Result<()> {
     // The screen stands still: each second it is encoded again.
     ensure!(decoded >= 2 && imports >= decoded, "{imports}: {client}");
     let touched = kvm::number(&seen.server, "/cpu_pixel_bytes")?;
-    // Each picture is read from the canvas and written for the encoder.
-    let least = imports * u64::try_from(convert::SIZE.pixels() * 3)?;
+    // It is read from the canvas and written for the encoder, into each of its two buffers.
+    let least = u64::try_from(convert::SIZE.pixels() * 3 * 2)?;
     ensure!(touched >= least, "{touched} bytes: {}", seen.server);
     guest::tell(format!(
         "as nobody: vkms RGB565 → CPU → DMA heap by the broker → virtual H.264 encoder: {imports} pictures imported, \

@@ -8,7 +8,7 @@ use soft_kvm_core::Bitrate;
 use soft_kvm_video::codec::{
     CodecError, CodedFormat, Encoded, EncoderConfig, I420Ref, VideoEncoder,
 };
-use soft_kvm_video::frame::{Colorimetry, PixelFormat};
+use soft_kvm_video::frame::{Colorimetry, PixelFormat, Rect};
 
 use super::device::{Device, NAME, Running, error, open_for};
 use super::encoder::{Core, RESULTS};
@@ -33,7 +33,10 @@ pub struct M2mCopyEncoder {
     memory: &'static str,
     /// Which is written next.
     next: usize,
-    copied: u64,
+    /// What each holds of an older picture.
+    stale: Vec<Rect>,
+    /// Bytes of pixels, read and written.
+    touched: u64,
 }
 
 impl M2mCopyEncoder {
@@ -73,14 +76,16 @@ impl M2mCopyEncoder {
         };
         let color = Colorimetry::default();
         let core = Core::open(device, config, raw, 0, color, check, start)?;
+        let stale = vec![Rect::whole(config.size); imported.len().max(1)];
         Ok(Self {
             core,
+            stale,
             format: layout::pixels(raw).unwrap_or(PixelFormat::I420),
             places,
             imported,
             memory,
             next: 0,
-            copied: 0,
+            touched: 0,
         })
     }
 
@@ -92,21 +97,27 @@ impl M2mCopyEncoder {
 
     fn copy(&mut self, picture: I420Ref<'_>) -> Result<(), CodecError> {
         let (format, places) = (self.format, self.places);
+        let Some(stale) = self.stale.get_mut(self.next).map(std::mem::take) else {
+            return Err(error("no such buffer"));
+        };
+        if stale.is_empty() {
+            return Ok(());
+        }
         let too_large = || error("a picture is larger than the device's buffers");
         let written = match self.imported.get_mut(self.next) {
             Some(memories) => {
                 let written = Shared::write_all(memories, |memories| {
-                    write(picture, format, places, memories)
+                    write(picture, stale, format, places, memories)
                 });
                 written.map_err(|why| error(format!("{}: {why}", self.memory)))?
             }
             None => {
                 let maps = self.core.run.input.first_mut().into_iter().flatten();
                 let mut memories: Vec<_> = maps.map(|map| map.bytes_mut()).collect();
-                write(picture, format, places, &mut memories)
+                write(picture, stale, format, places, &mut memories)
             }
         };
-        self.copied += written.ok_or_else(too_large)?;
+        self.touched += written.ok_or_else(too_large)?;
         Ok(())
     }
 }
@@ -137,47 +148,52 @@ fn fill<'a>(picture: &'a [Shared], set: &Format) -> [Fill<'a>; PLANES_MAX] {
     fill
 }
 
-/// Writes the picture as the device reads it, and gives the number of bytes; `None` if it is larger than the memories.
+/// Writes a part of the picture as the device reads it, and gives the number of bytes read and written; `None` if it is
+/// larger than the memories.
 fn write(
     picture: I420Ref<'_>,
+    part: Rect,
     format: PixelFormat,
     places: [Place; 3],
     memories: &mut [&mut [u8]],
 ) -> Option<u64> {
+    let part = part.intersection(Rect::whole(picture.size));
+    // Whole samples of chroma; the picture's own sides are even.
+    let (x, y) = (part.x as usize / 2, part.y as usize / 2);
+    let columns = (part.right() as usize).div_ceil(2).saturating_sub(x);
+    let rows = (part.bottom() as usize).div_ceil(2).saturating_sub(y);
     let [luma, cb, cr] = picture.planes;
     let [luma_stride, cb_stride, cr_stride] = picture.strides;
-    let (width, height) = (picture.size.width as usize, picture.size.height as usize);
-    for row in 0..height {
-        let from = luma.get(luma_stride * row..)?.get(..width)?;
-        line(memories, places[0], row, width)?.copy_from_slice(from);
+    for row in 2 * y..2 * (y + rows) {
+        let from = luma.get(luma_stride * row + 2 * x..)?.get(..2 * columns)?;
+        line(memories, places[0], row, 2 * x, 2 * columns)?.copy_from_slice(from);
     }
-    let half = width / 2;
-    for row in 0..height / 2 {
-        let cb = cb.get(cb_stride * row..)?.get(..half)?;
-        let cr = cr.get(cr_stride * row..)?.get(..half)?;
+    for row in y..y + rows {
+        let cb = cb.get(cb_stride * row + x..)?.get(..columns)?;
+        let cr = cr.get(cr_stride * row + x..)?.get(..columns)?;
         if format == PixelFormat::I420 {
-            line(memories, places[1], row, half)?.copy_from_slice(cb);
-            line(memories, places[2], row, half)?.copy_from_slice(cr);
+            line(memories, places[1], row, x, columns)?.copy_from_slice(cb);
+            line(memories, places[2], row, x, columns)?.copy_from_slice(cr);
         } else {
-            let both = line(memories, places[1], row, width)?
-                .as_chunks_mut::<2>()
-                .0;
-            for (pair, (cb, cr)) in both.iter_mut().zip(cb.iter().zip(cr)) {
+            let both = line(memories, places[1], row, 2 * x, 2 * columns)?;
+            let pairs = both.as_chunks_mut::<2>().0.iter_mut();
+            for (pair, (cb, cr)) in pairs.zip(cb.iter().zip(cr)) {
                 *pair = [*cb, *cr];
             }
         }
     }
-    u64::try_from(width * height * 3 / 2).ok()
+    u64::try_from(columns * rows * 6 * 2).ok()
 }
 
-/// The first `bytes` of a line of a plane.
+/// `bytes` of a line of a plane, from byte `x` on.
 fn line<'a>(
     memories: &'a mut [&mut [u8]],
     place: Place,
     row: usize,
+    x: usize,
     bytes: usize,
 ) -> Option<&'a mut [u8]> {
-    let begin = place.offset as usize + place.stride as usize * row;
+    let begin = place.offset as usize + place.stride as usize * row + x;
     let memory = memories.get_mut(place.memory)?;
     memory.get_mut(begin..begin.checked_add(bytes)?)
 }
@@ -197,8 +213,21 @@ impl VideoEncoder for M2mCopyEncoder {
         idr: bool,
         out: &mut Vec<u8>,
     ) -> Result<Encoded, CodecError> {
+        self.encode_changed(picture, Rect::whole(picture.size), idr, out)
+    }
+
+    fn encode_changed(
+        &mut self,
+        picture: I420Ref<'_>,
+        changed: Rect,
+        idr: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<Encoded, CodecError> {
         if picture.size != self.core.size {
             return Err(error("the pictures have another size now"));
+        }
+        for stale in &mut self.stale {
+            *stale = stale.union(changed);
         }
         self.copy(picture)?;
         let written = self.imported.get(self.next);
@@ -225,8 +254,8 @@ impl VideoEncoder for M2mCopyEncoder {
         Ok(())
     }
 
-    fn cpu_bytes(&self) -> u64 {
-        self.copied
+    fn cpu_bytes(&self) -> Option<u64> {
+        Some(self.touched)
     }
 }
 
@@ -252,17 +281,35 @@ mod tests {
         };
         let places = [place(0, 6), place(12, 6), place(18, 3)];
         let mut nv12 = [0; 24];
-        let written = write(picture, PixelFormat::Nv12, places, &mut [&mut nv12]);
-        assert_eq!(written, Some(12));
+        let whole = Rect::whole(size);
+        let written = write(picture, whole, PixelFormat::Nv12, places, &mut [&mut nv12]);
+        assert_eq!(written, Some(24));
         assert_eq!(
             nv12[..16],
             [1, 2, 3, 4, 0, 0, 5, 6, 7, 8, 0, 0, 10, 20, 11, 21]
         );
         let mut yu12 = [0; 24];
-        write(picture, PixelFormat::I420, places, &mut [&mut yu12]).expect("it is large enough");
+        write(picture, whole, PixelFormat::I420, places, &mut [&mut yu12])
+            .expect("it is large enough");
         assert_eq!(yu12[12..20], [10, 11, 0, 0, 0, 0, 20, 21]);
         let mut short = [0; 9];
-        let none = write(picture, PixelFormat::Nv12, places, &mut [&mut short]);
+        let none = write(picture, whole, PixelFormat::Nv12, places, &mut [&mut short]);
         assert_eq!(none, None);
+        // A part grows to whole samples of chroma, and nothing else is touched.
+        let part = Rect {
+            x: 3,
+            y: 1,
+            width: 9,
+            height: 1,
+        };
+        let mut some = [0; 24];
+        let written = write(picture, part, PixelFormat::Nv12, places, &mut [&mut some]);
+        assert_eq!(written, Some(12));
+        assert_eq!(
+            some[..16],
+            [0, 0, 3, 4, 0, 0, 0, 0, 7, 8, 0, 0, 0, 0, 11, 21]
+        );
+        let nothing = write(picture, Rect::default(), PixelFormat::Nv12, places, &mut []);
+        assert_eq!(nothing, Some(0));
     }
 }
