@@ -34,6 +34,8 @@ const DESCRIPTOR: &[u8] = &[
 ];
 /// How often the capture device is pulled and plugged again.
 const ROUNDS: usize = 10;
+/// Until then pictures are to be on the way after the capture device came.
+const STREAMING: Duration = Duration::from_secs(2);
 /// The usage of the key A.
 const USAGE_A: u8 = 4;
 
@@ -135,20 +137,27 @@ fn plug_capture() -> anyhow::Result<()> {
 /// Plugged: the server starts and streams. Ten times gone and back: the reason is shown, then the picture, by the same
 /// server over the same connection.
 fn capture_device(seat: &Seat<'_>) -> anyhow::Result<()> {
-    unplug_capture()?;
-    systemctl(&format!("stop {SERVER}"))?;
-    let mut client = seat.connect(HERE, &[])?;
-    let plugged = Instant::now();
-    plug_capture()?;
-    becomes(SERVER, "ActiveState", "active", SOON)?;
-    let up = plugged.elapsed();
-    client.process.wait_line("connected", SOON)?;
-    await_pictures(0)?;
+    // A busy machine may hold it up; the quickest of three is the programs' own.
+    let mut quickest = (Duration::MAX, Duration::MAX);
+    for _ in 0..3 {
+        quickest = quickest.min(streams_when_plugged(seat)?);
+        if quickest.0 < STREAMING {
+            break;
+        }
+    }
+    let (streaming, up) = quickest;
     guest::tell(format!(
         "plug: the server is up {} ms after the device came, and pictures are on the way after {} ms",
         up.as_millis(),
-        plugged.elapsed().as_millis()
+        streaming.as_millis()
     ));
+    ensure!(
+        streaming < STREAMING,
+        "pictures are on the way {} ms after the device came",
+        streaming.as_millis()
+    );
+    let mut client = seat.connect(HERE, &[])?;
+    client.process.wait_line("connected", SOON)?;
     let main = property(SERVER, "MainPID")?;
     let other = Seat::named("other", Host::Kernel)?;
     pair(|code| other.pair(HERE, code))?;
@@ -205,6 +214,22 @@ fn capture_device(seat: &Seat<'_>) -> anyhow::Result<()> {
         "only {decoded} pictures decoded: {shown}"
     );
     Ok(())
+}
+
+/// How long after the device came pictures are on the way to a client that waits for the server, and the server is up.
+fn streams_when_plugged(seat: &Seat<'_>) -> anyhow::Result<(Duration, Duration)> {
+    unplug_capture()?;
+    systemctl(&format!("stop {SERVER}"))?;
+    let mut client = seat.connect(HERE, &[])?;
+    let plugged = Instant::now();
+    plug_capture()?;
+    becomes(SERVER, "ActiveState", "active", SOON)?;
+    let up = plugged.elapsed();
+    client.process.wait_line("connected", SOON)?;
+    await_pictures(0)?;
+    let streaming = plugged.elapsed();
+    client.stop()?;
+    Ok((streaming, up))
 }
 
 /// Gives the number of the process that was killed.
