@@ -12,6 +12,8 @@ use soft_kvm_tests::need::python;
 use soft_kvm_tests::programs::{json, number};
 use soft_kvm_tests::{Need, Server, Stage, TESTCARD, Test, until};
 
+use crate::security::stranger;
+
 pub(crate) const TESTS: &[Test] = &[
     Test {
         name: "hostile::random_bytes_on_every_port",
@@ -22,6 +24,11 @@ pub(crate) const TESTS: &[Test] = &[
         name: "hostile::oversized_requests_and_frames",
         needs: &[Need::Python("websockets"), Need::Program("openssl")],
         run: oversized_requests_and_frames,
+    },
+    Test {
+        name: "hostile::new_keys_are_not_made_without_end",
+        needs: &[Need::Program("openssl")],
+        run: new_keys_are_not_made_without_end,
     },
     Test {
         name: "hostile::floods_shut_out_nobody_else",
@@ -84,6 +91,27 @@ impl Noise {
     fn bytes(&mut self, length: u64) -> Vec<u8> {
         (0..length).map(|_| self.next().to_le_bytes()[3]).collect()
     }
+}
+
+/// TLS 1.3 has no renegotiation, but updates of keys (RFC 8446 §4.6.3): who asks for one after the other is cut off.
+fn new_keys_are_not_made_without_end(stage: &Stage) -> anyhow::Result<()> {
+    let (certificate, key) = stranger(stage)?;
+    under_attack(stage, |server| {
+        // The client takes a line "K" for the command to update its keys and to ask for the other side's.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "yes K | timeout 20 openssl s_client \"$@\"", "sh"])
+            .args(["-tls1_3", "-connect", &server.address()?])
+            .arg("-cert")
+            .arg(&certificate)
+            .arg("-key")
+            .arg(&key);
+        let ended = stage.run("s_client", LIMIT, &mut command)?;
+        let updates = ended.text().matches("KEYUPDATE").count();
+        ensure!(ended.status.code() == Some(1), "{:?}", ended.status);
+        ensure!((1..500).contains(&updates), "{updates} updates");
+        Ok(())
+    })
 }
 
 fn random_bytes_on_every_port(stage: &Stage) -> anyhow::Result<()> {

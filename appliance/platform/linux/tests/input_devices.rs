@@ -410,6 +410,28 @@ fn unplugged_and_plugged_again() {
 
 #[test]
 #[ignore = "needs /dev/uinput: run in the lab"]
+fn what_is_not_named_is_left_to_the_local_system() {
+    let hardware = Hardware::plug("Lab Named");
+    let mut source = hardware.source();
+    let mut told = Told::default();
+    source.set_grabbed(true);
+    wait(&mut source, &mut told, |told| told.grabbed.len() == 1);
+    // As a stranger's would that is plugged in meanwhile.
+    let other = Hardware::plug("Lab Stranger");
+    let reader = Evdev::open(other.node()).expect("its node");
+    let pressed = key(KeyCode(30), true);
+    other.report(&[pressed, InputEvent::SYN_REPORT]);
+    assert_eq!(read_all(&reader, 2), [pressed, InputEvent::SYN_REPORT]);
+    // The source has had the time to see it.
+    hardware.report(&[pressed, InputEvent::SYN_REPORT]);
+    wait(&mut source, &mut told, |told| !told.reports.is_empty());
+    pump(&mut source, &mut told);
+    assert_eq!(told.added.len(), 1, "{told:?}");
+    assert_eq!(told.reports.len(), 1, "{told:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/uinput: run in the lab"]
 fn one_device_too_many_is_told_once_and_taken_when_another_goes() {
     let names: Vec<String> = (0..=MAX_DEVICES)
         .map(|n| format!("Lab Crowd {n}"))
