@@ -40,6 +40,9 @@ const WITH_THE_PACKAGE: [&str; 4] = [
     "security::only_tls_1_3",
 ];
 
+/// They watch a stream: not in the scheduler's idle class, in which the rest of the tier may be, where it may be left.
+const WATCHING: &str = "chrt --other --pid 0 $$ 2>/dev/null; exec \"$0\" \"$@\"";
+
 pub(super) fn run(
     programs: &[Program],
     options: &Options,
@@ -135,8 +138,7 @@ fn with_the_package(
         .find(|program| program.package == LOOPBACK && program.integration);
     let mut tests = tests.context("the loopback tests are not built")?.clone();
     tests.target.push_str(" (arm64)");
-    // They watch a stream: not in the scheduler's idle class, in which the rest of the tier may be.
-    tests.runner = ["chrt", "--other", "0"].map(OsString::from).to_vec();
+    tests.runner = ["sh", "-c", WATCHING].map(OsString::from).to_vec();
     for test in WITH_THE_PACKAGE {
         let words = [test.to_owned(), "--exact".to_owned()];
         let variables = [("SOFT_KVM_PROGRAMS", emulated.clone())];
