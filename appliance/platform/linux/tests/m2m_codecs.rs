@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use soft_kvm_core::{Bitrate, FourCc, FrameRate, Size};
+use soft_kvm_platform_linux::dmabuf::Pool;
 use soft_kvm_platform_linux::m2m::{M2mDecoder, M2mEncoder, M2mKind, M2mNode, probe};
 use soft_kvm_platform_linux::v4l2::{V4l2Options, V4l2Source};
 use soft_kvm_video::codec::{
@@ -136,7 +137,6 @@ fn frames_that_do_not_fit_are_refused_with_the_reason() {
 #[ignore = "needs vivid and vicodec: run in the lab"]
 fn pictures_of_the_cpu_are_copied_and_counted() {
     let path = node(M2mKind::Encoder).path;
-    let mut encoder = M2mEncoder::open_cpu(&path, &config(SIZE)).expect("vicodec opens");
     let luma: Vec<u8> = (0..=250_u8).cycle().take(SIZE.pixels()).collect();
     let chroma = vec![128; SIZE.pixels() / 4];
     let picture = I420Ref {
@@ -145,19 +145,31 @@ fn pictures_of_the_cpu_are_copied_and_counted() {
         strides: [640, 320, 320],
         color: Colorimetry::default(),
     };
-    let mut out = Vec::new();
-    for number in 0..10 {
-        let encoded = encoder
-            .encode(picture, number == 0, &mut out)
-            .expect("it encodes");
-        assert!(number > 0 || encoded.idr);
-        assert!(!out.is_empty());
+    let mut out = Vec::with_capacity(4 << 20);
+    for (pools, memory) in [
+        (&[Pool::Heap][..], "DMA heap"),
+        (&[Pool::Udmabuf], "udmabuf"),
+        (&[], "the encoder's own"),
+    ] {
+        let opened = M2mEncoder::open_cpu_with(&path, &config(SIZE), pools);
+        let mut encoder = opened.expect("vicodec opens");
+        assert_eq!(encoder.memory(), memory);
+        let mut encode = |number: u32| {
+            let encoded = encoder
+                .encode(picture, number == 0, &mut out)
+                .expect("it encodes");
+            assert!(number > 0 || encoded.idr);
+            assert!(!out.is_empty());
+        };
+        (0..5).for_each(&mut encode);
+        let counted = allocation_counter::measure(|| (5..10).for_each(&mut encode));
+        assert_eq!(counted.count_total, 0, "{memory}: {counted:?}");
+        encoder
+            .set_bitrate(Bitrate::kbps(1_000))
+            .expect("a device without bitrate goes on");
+        // Read and written.
+        assert_eq!(encoder.cpu_bytes(), Some(10 * 640 * 480 * 3));
     }
-    encoder
-        .set_bitrate(Bitrate::kbps(1_000))
-        .expect("a device without bitrate goes on");
-    // Read and written.
-    assert_eq!(encoder.cpu_bytes(), Some(10 * 640 * 480 * 3));
 }
 
 /// vivid's bars through a hardware encoder and a hardware decoder, with a change of size on the way.

@@ -24,6 +24,9 @@ const UDMABUF_FLAGS_CLOEXEC: u32 = 1;
 /// A multiple of every machine's pages.
 const PAGE: usize = 64 * 1024;
 
+/// A picture's memories at most: `VIDEO_MAX_PLANES` of `<linux/videodev2.h>`.
+const PLANES: usize = 8;
+
 /// `struct dma_heap_allocation_data`.
 #[repr(C)]
 struct HeapAllocation {
@@ -118,10 +121,10 @@ impl Shared {
         self.length
     }
 
-    /// Has `write` write to all of `buffers`, between what devices do with them.
+    /// Has `write` write to all of `buffers`, a picture's planes, between what devices do with them.
     ///
     /// # Errors
-    /// The kernel cannot hand one over to the CPU, or back to devices.
+    /// The kernel cannot hand one over to the CPU, or back to devices; they are more than a picture has.
     pub fn write_all<T>(
         buffers: &mut [Self],
         write: impl FnOnce(&mut [&mut [u8]]) -> T,
@@ -130,12 +133,16 @@ impl Shared {
             let mut buffers = buffers.iter();
             buffers.try_for_each(|buffer| sync(buffer.as_fd(), flags))
         };
+        let count = buffers.len();
+        if count > PLANES {
+            return Err(Errno::EINVAL.into());
+        }
         sync_all(buffers, SYNC_WRITE)?;
-        let mut memories: Vec<_> = buffers
-            .iter_mut()
-            .map(|buffer| buffer.map.bytes_mut())
-            .collect();
-        let written = write(&mut memories);
+        let mut memories: [&mut [u8]; PLANES] = Default::default();
+        for (memory, buffer) in memories.iter_mut().zip(&mut *buffers) {
+            *memory = buffer.map.bytes_mut();
+        }
+        let written = write(memories.get_mut(..count).unwrap_or_default());
         sync_all(buffers, SYNC_WRITE | SYNC_END)?;
         Ok(written)
     }

@@ -113,7 +113,10 @@ impl M2mCopyEncoder {
             }
             None => {
                 let maps = self.core.run.input.first_mut().into_iter().flatten();
-                let mut memories: Vec<_> = maps.map(|map| map.bytes_mut()).collect();
+                let mut memories: [&mut [u8]; PLANES_MAX] = Default::default();
+                for (memory, map) in memories.iter_mut().zip(maps) {
+                    *memory = map.bytes_mut();
+                }
                 write(picture, stale, format, places, &mut memories)
             }
         };
