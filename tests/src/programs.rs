@@ -178,7 +178,7 @@ pub fn client_command(stage: &Stage, name: &str, words: &[&str]) -> anyhow::Resu
 /// Names the folder with the programs to test, as for the benchmarks.
 const READY: &str = "SOFT_KVM_PROGRAMS";
 
-/// One of our programs: in the folder that [`READY`] names, else built beside this test.
+/// One of our programs: in the folder that `SOFT_KVM_PROGRAMS` names, else built beside this test.
 ///
 /// # Errors
 /// It is not there.

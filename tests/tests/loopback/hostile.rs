@@ -211,7 +211,7 @@ print("done")
 
 fn oversized_requests_and_frames(stage: &Stage) -> anyhow::Result<()> {
     under_attack(stage, |server| {
-        let (certificate, key) = crate::security::stranger(stage)?;
+        let (certificate, key) = stranger(stage)?;
         let mut command = Command::new(python("websockets").context("asked for before")?);
         command
             .args(["-c", REQUESTS, &server.port()?.to_string()])
