@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::outcome::{Counts, Outcome, Reader};
-use crate::{lab, metadata, setup, shell};
+use crate::{lab, metadata, package, setup, shell};
 
 mod again;
 mod arm64;
@@ -315,6 +315,15 @@ fn attempt(name: &str, command: Command, ledger: &mut Ledger) -> anyhow::Result<
     let status = shell::lines(command, |line| said.push(line.to_owned()))?;
     ledger.test(name, status.success(), &said);
     Ok(())
+}
+
+/// Lintian about a package, as one test.
+fn lint(name: &str, deb: &Path, ledger: &mut Ledger) -> anyhow::Result<()> {
+    if shell::which(package::LINTIAN).is_none() {
+        ledger.skip(name, "needs lintian");
+        return Ok(());
+    }
+    attempt(name, package::lint(deb), ledger)
 }
 
 /// Runs a command that tests, shows what it prints and counts.

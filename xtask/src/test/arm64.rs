@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use soft_kvm_benches::programs::READY;
 
 use super::{LOOPBACK, Ledger, Options, Program};
 use crate::package::{self, Architecture};
@@ -70,11 +71,7 @@ pub(super) fn run(
         }
     };
     ledger.test(MADE, true, &[]);
-    if shell::which(package::LINTIAN).is_none() {
-        ledger.skip(LINT, "needs lintian");
-    } else {
-        super::attempt(LINT, package::lint(&package), ledger)?;
-    }
+    super::lint(LINT, &package, ledger)?;
     with_the_package(&package, &folder.join("unpacked"), programs, ledger)
 }
 
@@ -141,7 +138,7 @@ fn with_the_package(
     tests.runner = ["sh", "-c", WATCHING].map(OsString::from).to_vec();
     for test in WITH_THE_PACKAGE {
         let words = [test.to_owned(), "--exact".to_owned()];
-        let variables = [("SOFT_KVM_PROGRAMS", emulated.clone())];
+        let variables = [(READY, emulated.clone())];
         super::run_program(&tests, &words, &variables, ledger)?;
     }
     Ok(())
