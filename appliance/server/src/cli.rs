@@ -65,7 +65,7 @@ pub struct RunArgs {
     /// What the test card shows: typing, scroll, motion, static.
     #[arg(long, value_name = "CONTENT")]
     pub content: Option<String>,
-    /// Address to listen on; all interfaces if left out.
+    /// Address to listen on (:: for all); this machine's private addresses if left out.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<IpAddr>,
     /// Also talk to clients behind routers and on public addresses, instead of this machine's own links only.

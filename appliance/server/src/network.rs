@@ -1,173 +1,24 @@
 //! The story's control, discovery and metrics nodes, and what a reload does to every node.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use async_executor::{Executor, Task};
-use async_io::Async;
-use futures_rustls::TlsAcceptor;
 use soft_kvm_core::story::{HandoverMode, Kind, Story, diff};
 use soft_kvm_discovery::{Announcement, Txt};
-use soft_kvm_platform::os::activation;
 use soft_kvm_platform::os::lockdown::{self, Class};
 use soft_kvm_platform::os::net::UdpSocket;
 use soft_kvm_protocol::control::PROTOCOL_VERSION;
 use soft_kvm_protocol::handover::HandoverRule;
-use soft_kvm_security::tls;
 
 use crate::clipboard;
 use crate::context::{Context, lock};
-use crate::control::{listener, local, metrics_http};
+use crate::control::{Control, Listening, metrics_http};
 use crate::front::Front;
 use crate::lan;
 use crate::pipeline::Shared;
 use crate::run::server_name;
 use crate::session::Devices;
-
-/// The `control` thread with the executor that runs on it.
-#[derive(Debug)]
-pub(crate) struct Control {
-    executor: Arc<Executor<'static>>,
-    acceptor: Acceptor,
-    stop: async_channel::Sender<()>,
-    thread: JoinHandle<()>,
-    listening: std::sync::Mutex<Option<Listening>>,
-}
-
-/// A port that is listened at, until this is dropped.
-#[derive(Debug)]
-struct Listening {
-    /// The same socket once more, for its options.
-    socket: TcpListener,
-    address: SocketAddr,
-    _task: Task<()>,
-}
-
-#[derive(Clone)]
-struct Acceptor(TlsAcceptor);
-
-impl std::fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Acceptor")
-    }
-}
-
-impl Control {
-    /// At the start: takes the socket that the service manager listens with, if it is for this port; else as [`Self::bind`].
-    pub(crate) fn listen_first(
-        address: Option<IpAddr>,
-        port: u16,
-        allow_routed: bool,
-    ) -> anyhow::Result<TcpListener> {
-        let Some(given) = activation::take_tcp_listener() else {
-            return Self::bind(address, port, allow_routed);
-        };
-        let at = given.local_addr().context("the service manager's socket")?;
-        if at.port() != port || address.is_some_and(|address| address != at.ip()) {
-            tracing::warn!(
-                port,
-                "the service manager listens at {at}, which the story does not: systemctl edit soft-kvm.socket"
-            );
-            return Self::bind(address, port, allow_routed);
-        }
-        tracing::info!("the service manager has listened at {at} for this server");
-        confine(&given, allow_routed)?;
-        Ok(given)
-    }
-
-    /// Listens on `address`, or on all addresses of both families.
-    pub(crate) fn bind(
-        address: Option<IpAddr>,
-        port: u16,
-        allow_routed: bool,
-    ) -> anyhow::Result<TcpListener> {
-        let bound = match address {
-            Some(address) => TcpListener::bind((address, port)),
-            // Without IPv6 in the kernel the unspecified IPv6 address cannot be bound.
-            None => TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|error| {
-                if error.kind() == std::io::ErrorKind::AddrInUse {
-                    Err(error)
-                } else {
-                    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
-                }
-            }),
-        };
-        let listener = bound.with_context(|| {
-            format!(
-                "TCP port {port} cannot be used: stop the program that has it (another soft-kvm-server?), \
-                 or give --port"
-            )
-        })?;
-        confine(&listener, allow_routed)?;
-        Ok(listener)
-    }
-
-    /// Starts the thread with the TLS listener and the local control socket on it.
-    pub(crate) fn start(
-        context: &Arc<Context>,
-        listener: TcpListener,
-        local: std::os::unix::net::UnixListener,
-    ) -> anyhow::Result<Self> {
-        let executor = Arc::new(Executor::new());
-        let acceptor = Acceptor(TlsAcceptor::from(tls::server_config(&context.identity)?));
-        let (stop, stopped) = async_channel::bounded::<()>(1);
-        let runner = Arc::clone(&executor);
-        let thread = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || {
-                lockdown::narrow(Class::Network);
-                // Ends when the sender is dropped or used.
-                let _ = async_io::block_on(runner.run(stopped.recv()));
-            })?;
-        executor
-            .spawn(local::serve(
-                Arc::clone(&executor),
-                Async::new(local)?,
-                Arc::clone(context),
-            ))
-            .detach();
-        let control = Self {
-            executor,
-            acceptor,
-            stop,
-            thread,
-            listening: std::sync::Mutex::new(None),
-        };
-        control.listen(context, listener)?;
-        Ok(control)
-    }
-
-    /// Listens there, and no longer where it did before.
-    fn listen(&self, context: &Arc<Context>, listener: TcpListener) -> anyhow::Result<()> {
-        let (socket, address) = (listener.try_clone()?, listener.local_addr()?);
-        let serve = listener::serve(
-            Arc::clone(&self.executor),
-            Async::new(listener)?,
-            self.acceptor.0.clone(),
-            Arc::clone(context),
-        );
-        let task = self.executor.spawn(async move {
-            serve.await;
-        });
-        *lock(&self.listening) = Some(Listening {
-            socket,
-            address,
-            _task: task,
-        });
-        Ok(())
-    }
-
-    /// Ends the thread. Sessions have been told before; their last messages get a moment to leave.
-    pub(crate) fn stop(self) {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let _ = self.stop.try_send(());
-        if self.thread.join().is_err() {
-            tracing::error!("the control thread panicked");
-        }
-    }
-}
 
 /// The nodes that a reload may replace.
 #[derive(Debug)]
@@ -231,20 +82,21 @@ impl Network {
                     ends_sessions = true;
                 }
                 Kind::Control => {
-                    if story.control().port != old.control().port {
-                        let listener = Control::bind(
-                            listen,
-                            story.control().port,
-                            story.control().allow_routed,
-                        )?;
-                        let port = listener.local_addr()?.port();
-                        control.listen(context, listener)?;
+                    let allow_routed = story.control().allow_routed;
+                    if story.control().port != old.control().port
+                        || allow_routed != old.control().allow_routed
+                    {
+                        // A port that was asked to be any free one stays the one that was found.
+                        let port = match story.control().port {
+                            0 => control.port(),
+                            port => port,
+                        };
+                        control.reload(context, listen, port, allow_routed)?;
                         lock(&context.running).control_port = port;
                         tracing::info!(port, "reload: listening");
                     }
-                    let allow_routed = story.control().allow_routed;
                     if allow_routed != old.control().allow_routed {
-                        self.confine(control, allow_routed)?;
+                        self.confine(allow_routed)?;
                         // Clients are told when they connect, and those behind routers may come no more.
                         ends_sessions = true;
                     }
@@ -283,14 +135,13 @@ impl Network {
 }
 
 impl Network {
-    /// Keeps what every socket sends on the link, or lets it go further.
-    fn confine(&self, control: &Control, allow_routed: bool) -> anyhow::Result<()> {
+    /// Keeps what metrics and media send on the link, or lets it go further.
+    fn confine(&self, allow_routed: bool) -> anyhow::Result<()> {
         if allow_routed {
             tracing::warn!("reload: clients behind routers are let in (allow_routed)");
         }
-        let listening = lock(&control.listening);
-        for port in listening.iter().chain(&self.metrics) {
-            confine(&port.socket, allow_routed)?;
+        if let Some(metrics) = &self.metrics {
+            metrics.confine(allow_routed)?;
         }
         let limited = self.media.limit_hops(lan::hops(allow_routed));
         limited.context("keeping media on the link")
@@ -361,24 +212,10 @@ fn start_metrics(
             return Ok(None);
         }
     };
-    confine(&listener, story.control().allow_routed)?;
-    let socket = listener.try_clone()?;
-    let address = listener.local_addr()?;
-    let serve = metrics_http::serve(
-        Arc::clone(&control.executor),
-        Async::new(listener)?,
-        Arc::clone(context),
-    );
-    let task = control.executor.spawn(async move {
-        serve.await;
-    });
-    Ok(Some(Listening {
-        socket,
-        address,
-        _task: task,
-    }))
-}
-
-fn confine(listener: &TcpListener, allow_routed: bool) -> anyhow::Result<()> {
-    lan::confine(listener, allow_routed).context("keeping answers on the link")
+    let executor = control.executor();
+    let metrics = control.listen(listener, |listener| {
+        metrics_http::serve(executor, listener, Arc::clone(context))
+    })?;
+    metrics.confine(story.control().allow_routed)?;
+    Ok(Some(metrics))
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use async_io::Timer;
+use async_io::{Async, Timer};
 use futures_lite::FutureExt;
 use soft_kvm_core::Lang;
 use soft_kvm_core::story::Story;
@@ -15,7 +15,7 @@ use soft_kvm_input::echo::EchoState;
 use soft_kvm_monitoring::Metrics;
 use soft_kvm_platform::os::broker::use_broker_at;
 use soft_kvm_platform::os::lockdown::{self, Class};
-use soft_kvm_platform::os::net::{UdpOptions, UdpSocket};
+use soft_kvm_platform::os::net::{AddressChanges, UdpOptions, UdpSocket};
 use soft_kvm_platform::os::uinput::Bell;
 use soft_kvm_platform::os::{capability, clock, process};
 use soft_kvm_protocol::pairing::PeerName;
@@ -29,10 +29,10 @@ use crate::broker;
 use crate::cli::RunArgs;
 use crate::clipboard;
 use crate::context::{self, Context, Running};
-use crate::control::local;
+use crate::control::{Control, Sockets, local};
 use crate::lan;
 use crate::lock;
-use crate::network::{Control, Network, handover_rule};
+use crate::network::{Network, handover_rule};
 use crate::pipeline::{Pipeline, Shared};
 use crate::session::{Devices, MediaReceiver, MediaTransmitter, Sessions, SinkChoice};
 use crate::settings::{self, Settings};
@@ -137,8 +137,8 @@ impl Server {
         let peers = PeerStore::open(&state)?;
         let local = local::bind(&state_dir)?;
         let control = settings.story.control();
-        let listener = Control::listen_first(args.listen, control.port, control.allow_routed)?;
-        let control_port = listener.local_addr()?.port();
+        let sockets = Sockets::first(args.listen, control.port, control.allow_routed)?;
+        let control_port = sockets.port;
         keep_out_of_swap(&identity);
         lock::lock(args, &settings, &state_dir);
         start_async_io()?;
@@ -198,7 +198,7 @@ impl Server {
         let rx = MediaReceiver::start(Arc::clone(&sessions), Arc::clone(&socket), bell)?;
         let tx = MediaTransmitter::start(Arc::clone(&sessions), Arc::clone(&socket))?;
         let encoding = Pipeline::start(Arc::clone(&pipeline), sessions)?;
-        let control = Control::start(&context, listener, local)?;
+        let control = Control::start(&context, sockets, local)?;
         let network = Network::start(&context, &control, &story, socket)?;
         if args.pair || context.peers.list()?.is_empty() {
             context.open_pairing(None, By::Console)?;
@@ -222,12 +222,22 @@ impl Server {
             .seconds
             .map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let mut stamps = file_stamps(&context::lock(&self.files));
+        let addresses = Async::new(AddressChanges::new().context("hearing of addresses")?)?;
         loop {
+            let moved = async {
+                while addresses.readable().await.is_ok() {
+                    addresses.get_ref().drain();
+                    self.control.follow_addresses(&self.context);
+                }
+                // Without notices the listeners stay where they are.
+                futures_lite::future::pending().await
+            };
             let tick = async {
                 Timer::after(Duration::from_secs(1)).await;
                 None
             };
-            match async { Some(self.signals.next().await) }.or(tick).await {
+            let signal = async { Some(self.signals.next().await) };
+            match signal.or(tick).or(moved).await {
                 Some(Request::Stop) => return Ok(()),
                 Some(Request::Reload) => {
                     self.reload(args);
@@ -240,6 +250,7 @@ impl Server {
                         &self.context.sessions,
                     );
                     self.context.record_handovers();
+                    self.control.retry(&self.context);
                     Notifier.alive();
                     let now = file_stamps(&context::lock(&self.files));
                     if now != stamps {
@@ -298,8 +309,6 @@ impl Server {
                 "Clients behind routers are let in (allow_routed).",
                 "ルーターの向こうのクライアントも受け入れます（allow_routed）。",
             ));
-        } else {
-            lan::tell_unserved();
         }
         if let Some(code) = self.pairing_code() {
             console::out(format!(

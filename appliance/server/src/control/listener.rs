@@ -33,13 +33,13 @@ use crate::context::Context;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts connections for ever. Errors of one connection end that connection only.
-pub async fn serve(
+pub(super) async fn serve(
     executor: Arc<Executor<'static>>,
     listener: Async<TcpListener>,
     acceptor: TlsAcceptor,
+    door: Arc<Door>,
     context: Arc<Context>,
 ) -> Infallible {
-    let door = Door::new(Arc::clone(&context.metrics));
     loop {
         let (stream, remote) = match listener.accept().await {
             Ok(accepted) => accepted,

@@ -8,4 +8,9 @@ pub mod local;
 pub mod metrics_http;
 mod pair;
 mod session;
+mod sockets;
+mod thread;
 mod websocket;
+
+pub(crate) use sockets::Sockets;
+pub(crate) use thread::{Control, Listening};

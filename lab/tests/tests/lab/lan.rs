@@ -208,7 +208,8 @@ pub(crate) fn links() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// At public addresses a host on the same cable is sent away without a byte; with `allow_routed` it is not, until that is taken back.
+/// At public addresses nothing listens for a host on the same cable; with `allow_routed` it does, until that is taken back. Addresses
+/// that come while the server runs are treated alike.
 pub(crate) fn public() -> anyhow::Result<()> {
     let (target, near) = kvm::two_hosts()?;
     let private = [
@@ -223,10 +224,10 @@ pub(crate) fn public() -> anyhow::Result<()> {
         "100.64.0.1/24",
         "2001:db8::1/64",
     ];
-    for address in private.iter().chain(&public) {
+    let add = |address: &str| -> anyhow::Result<()> {
         // The other host has the next one; nodad: it is of use at once.
         let next = address.replace("1/", "2/");
-        for (host, device, address) in [(&target, "seat", *address), (&near, "target", &next)] {
+        for (host, device, address) in [(&target, "seat", address), (&near, "target", &next)] {
             let mut command = host.command("ip");
             command.args(["address", "add", address, "dev", device]);
             if address.contains(':') {
@@ -234,6 +235,10 @@ pub(crate) fn public() -> anyhow::Result<()> {
             }
             guest::run(&mut command)?;
         }
+        Ok(())
+    };
+    for address in private.iter().chain(&public) {
+        add(address)?;
     }
     let story = guest::folder("story")?.join("story.jsonnet");
     let write = |routed: bool| {
@@ -254,18 +259,32 @@ pub(crate) fn public() -> anyhow::Result<()> {
         let script = format!("exec 3<>/dev/tcp/{address}/{PORT} && echo hello >&3 && cat <&3");
         let mut command = near.command("timeout");
         let told = command.args(["2", "bash", "-c", &script]).output()?;
-        Ok(!told.stdout.is_empty())
+        let refused = String::from_utf8_lossy(&told.stderr).contains("Connection refused");
+        ensure!(
+            refused == told.stdout.is_empty(),
+            "{address}: let in, and sent away: {told:?}"
+        );
+        Ok(!refused)
     };
     for address in private {
         ensure!(answers(address)?, "no answer at {address}");
     }
     for address in public {
-        ensure!(!answers(address)?, "an answer at {address}");
+        ensure!(!answers(address)?, "it listens at {address}");
     }
-    // The others are counted with it.
+    for address in ["192.168.8.1/24", "203.0.114.1/24"] {
+        add(address)?;
+    }
+    guest::wait_for("an answer at an address that has come", SOON, || {
+        answers("192.168.8.1/24").ok()?.then_some(())
+    })?;
     server
         .process
-        .wait_line("203.0.113.1 is a public address", SOON)?;
+        .wait_line("nobody is answered at 203.0.114.1", SOON)?;
+    ensure!(
+        !answers("203.0.114.1/24")?,
+        "it listens at a public address that has come"
+    );
     for (round, routed) in [(1, true), (2, false)] {
         write(routed)?;
         server.process.send_signal("HUP")?;
@@ -276,12 +295,19 @@ pub(crate) fn public() -> anyhow::Result<()> {
         for address in public {
             ensure!(answers(address)? == routed, "{address}: not {routed}");
         }
+        ensure!(answers(private[0])?, "no answer at {}", private[0]);
     }
+    let told = server.process.output();
+    let told = told.matches("nobody is answered at 203.0.113.1").count();
+    ensure!(
+        told == 2,
+        "told {told} times that nobody listens, not at the start and the end"
+    );
     server.stop()?;
     guest::tell(format!(
-        "not a byte at {} public addresses, an answer at {} private ones",
-        public.len(),
-        private.len()
+        "nothing listens at {} public addresses, an answer at {} private ones",
+        public.len() + 1,
+        private.len() + 1
     ));
     Ok(())
 }

@@ -6,6 +6,8 @@
 
 mod address;
 mod batch;
+mod changes;
+mod listen;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,6 +23,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 
 pub use batch::{Batch, Datagram};
+pub use changes::AddressChanges;
+pub use listen::listen_early;
 
 use crate::waker::Waker;
 use address::RawAddress;
