@@ -11,6 +11,7 @@ pub mod confine;
 pub mod disk;
 pub mod display;
 pub mod dmabuf;
+mod driver;
 pub mod evdev;
 pub mod force;
 pub mod gadget;
