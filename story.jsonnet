@@ -11,6 +11,7 @@
     driver: 'auto',
     device: null,
     connector: null,
+    gpu: 'auto',
     edid: null,
     size: null,
     fps: 30,

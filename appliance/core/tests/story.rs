@@ -325,6 +325,7 @@ fn changes() -> Vec<(&'static str, &'static str, Value)> {
         ("capture", "driver", json!("testcard")),
         ("capture", "device", json!("/dev/video7")),
         ("capture", "connector", json!("DP-1")),
+        ("capture", "gpu", json!("off")),
         ("capture", "edid", json!("720p60")),
         ("capture", "size", json!("640x480")),
         ("capture", "fps", json!(31)),

@@ -4,7 +4,7 @@ use serde::Serialize;
 use soft_kvm_core::Lang;
 use soft_kvm_core::story::{EncoderDriver, InputDriver};
 use soft_kvm_platform::os::m2m::{self, M2mKind};
-use soft_kvm_platform::os::{gadget, probe, uinput, vaapi};
+use soft_kvm_platform::os::{gadget, gpu, probe, uinput, vaapi};
 use soft_kvm_service::console;
 
 use crate::pipeline::makes_h264;
@@ -12,6 +12,8 @@ use crate::pipeline::makes_h264;
 #[derive(Debug, Serialize)]
 struct Report {
     sources: Vec<probe::Candidate>,
+    /// What makes tiled and compressed framebuffers linear.
+    gpus: Vec<gpu::GpuNode>,
     encoders: Vec<Encoder>,
     sinks: Vec<Sink>,
 }
@@ -65,6 +67,21 @@ pub fn run(json: bool, lang: Lang) -> anyhow::Result<()> {
             &device.name,
             &device.reason,
         );
+    }
+    if !report.gpus.is_empty() {
+        console::out(lang.pick(
+            "GPUs, for tiled and compressed screens",
+            "GPU（タイル形式・圧縮形式の画面用）",
+        ));
+    }
+    for gpu in &report.gpus {
+        let imports = || {
+            let imports = lang.pick("formats are imported", "形式を読み取れます");
+            format!("{}: {} {imports}", gpu.renderer, gpu.formats)
+        };
+        let why = gpu.unusable.clone().unwrap_or_else(imports);
+        let usable = gpu.unusable.is_none();
+        line(usable, "egl", &gpu.path.display().to_string(), &why);
     }
     console::out(lang.pick("Encoders", "エンコーダー"));
     for encoder in &report.encoders {
@@ -209,6 +226,7 @@ fn report() -> Report {
     sinks.extend(gadgets());
     Report {
         sources: probe::probe(),
+        gpus: gpu::probe(),
         encoders: encoders(),
         sinks,
     }

@@ -263,6 +263,9 @@ pub struct DmaBuf<'a> {
 impl DmaBuf<'_> {
     /// `DRM_FORMAT_MOD_LINEAR`.
     pub const LINEAR: u64 = 0;
+
+    /// `DRM_FORMAT_MOD_INVALID`: as the driver that made the memory knows, without being told.
+    pub const IMPLICIT: u64 = 0x00ff_ffff_ffff_ffff;
 }
 
 /// A set of buffers that a source lends out frame by frame.

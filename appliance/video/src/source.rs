@@ -15,6 +15,11 @@ pub trait VideoSource: Send {
     /// What it gives at the moment.
     fn info(&self) -> SourceInfo;
 
+    /// What made the last frame's memory readable for others, for people; `None` if nothing had to.
+    fn converter(&self) -> Option<&str> {
+        None
+    }
+
     /// Waits for the next picture, at most about `timeout`.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ pub use graph::Node;
 pub use id::{NodeId, RootId};
 pub use params::{
     CaptureDriver, CaptureParams, ClipboardMode, ControlParams, DiscoveryParams, EncoderDriver,
-    HandoverMode, InputDriver, InputParams, Kind, MetricsParams, Params, RtpParams,
+    GpuMode, HandoverMode, InputDriver, InputParams, Kind, MetricsParams, Params, RtpParams,
     TestcardContent, VideoParams,
 };
 

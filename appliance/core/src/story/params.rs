@@ -46,6 +46,18 @@ choice! {
 }
 
 choice! {
+    /// Which framebuffers of a graphics card go through its GPU, which makes them linear.
+    GpuMode {
+        /// Those that nothing else reads: tiled and compressed ones.
+        Auto = "auto",
+        /// All of them, where a GPU can be opened.
+        Always = "always",
+        /// None: tiled and compressed ones are refused.
+        Off = "off",
+    }
+}
+
+choice! {
     /// When keyboard and mouse go from one client to another without a word.
     HandoverMode {
         /// To who types, once who has them has been still for a while.
@@ -120,6 +132,8 @@ pub struct CaptureParams {
     pub device: Option<String>,
     /// Name of the output to capture with `kms`, e.g. `HDMI-A-1`; the first that is on if `None`.
     pub connector: Option<String>,
+    /// Which framebuffers of `kms` go through a GPU.
+    pub gpu: GpuMode,
     /// What an HDMI input tells the machine: a built-in EDID's name (`1080p60`, `1080p30`, `720p60`, `4K30`) or the
     /// path of a file; what it has if `None`.
     pub edid: Option<String>,
@@ -152,6 +166,7 @@ impl CaptureParams {
             driver: reader.choice("driver", CaptureDriver::Auto),
             device: reader.text("device"),
             connector: reader.text("connector"),
+            gpu: reader.choice("gpu", GpuMode::Auto),
             edid: reader.parsed("edid", edid, |text| {
                 let known = EDIDS.contains(&text) || text.starts_with('/');
                 (known && !text.chars().any(char::is_control)).then(|| text.to_owned())

@@ -15,6 +15,7 @@ mod driver;
 pub mod evdev;
 pub mod force;
 pub mod gadget;
+pub mod gpu;
 pub mod kms;
 pub mod lockdown;
 pub mod net;

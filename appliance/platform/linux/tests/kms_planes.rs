@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use drm::buffer::DrmFourcc;
 use drm::control::{Device as _, PageFlipFlags, PlaneType};
+use soft_kvm_core::story::GpuMode;
 use soft_kvm_core::{FrameRate, Size};
 use soft_kvm_platform_linux::capability::{self, SysAdmin};
 use soft_kvm_platform_linux::kms::{KmsOptions, KmsSource};
 use soft_kvm_video::convert::expand;
 use soft_kvm_video::cursor::Cursor;
-use soft_kvm_video::frame::{Frame, PixelFormat, Plane};
+use soft_kvm_video::frame::{DmaBuf, Frame, PixelFormat, Plane};
 use soft_kvm_video::source::{Captured, NoPicture, SourceError, VideoSource};
 
 mod screen;
@@ -152,6 +153,138 @@ fn formats() {
         display.turn_off();
         display.remove(fb);
     }
+}
+
+/// Through the card's GPU, which in the lab is Mesa's software renderer.
+fn through_gpu(node: &PathBuf) -> KmsSource {
+    let options = KmsOptions {
+        rate: FrameRate::hz(60),
+        gpu: GpuMode::Always,
+        ..KmsOptions::new(node)
+    };
+    KmsSource::open(options).expect("it opens")
+}
+
+/// What the GPU draws of each format is linear, and pixel by pixel what the framebuffer has.
+#[test]
+#[ignore = "needs the lab: vkms"]
+fn gpu_formats() {
+    let (node, display) = display();
+    for (fourcc, drawn, tolerance) in [
+        (DrmFourcc::Xrgb8888, DrmFourcc::Xrgb8888, 0),
+        (DrmFourcc::Argb8888, DrmFourcc::Argb8888, 0),
+        (DrmFourcc::Xbgr8888, DrmFourcc::Xrgb8888, 0),
+        (DrmFourcc::Abgr8888, DrmFourcc::Argb8888, 0),
+        (DrmFourcc::Rgb565, DrmFourcc::Xrgb8888, 7),
+    ] {
+        let fb = shown(&display, SMALL, fourcc);
+        let mut source = through_gpu(&node);
+        let frame = next_frame(&mut source);
+        assert_eq!(frame.info().format, PixelFormat::Bgrx);
+        assert_eq!(frame.info().cpu_bytes, 0);
+        let memory = frame.dma_buf().expect("a DMA-BUF");
+        assert_eq!(
+            (memory.fourcc, memory.modifier),
+            (drawn as u32, DmaBuf::LINEAR)
+        );
+        check(&frame, tolerance, background);
+        let gpu = source.converter().expect("it went through the GPU");
+        println!("seen: {fourcc:?} as {drawn:?} by {gpu}");
+        drop((frame, source));
+        display.turn_off();
+        display.remove(fb);
+    }
+}
+
+/// Frames keep what was drawn; planes with an alpha channel are put together as without the GPU; nothing is allocated for a
+/// picture, and nothing stays behind.
+#[test]
+#[ignore = "needs the lab: vkms"]
+fn gpu_rounds() {
+    let (node, display) = display();
+    let mut ground = shown(&display, SMALL, DrmFourcc::Xrgb8888);
+    let plane = display.plane(PlaneType::Overlay).expect("an overlay plane");
+    let mut small = display
+        .fb((64, 32), DrmFourcc::Argb8888)
+        .expect("a framebuffer");
+    display
+        .paint(&mut small, |_, _| [0, 0, 0, 128])
+        .expect("painted");
+    let files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // The first round loads the libraries, which stay.
+    drop(through_gpu(&node));
+    let before = files();
+    let mut source = through_gpu(&node);
+    // A frame is a copy: what is drawn into the screen later is not in it, and more are lent than one.
+    let kept = next_frame(&mut source);
+    display
+        .paint(&mut ground, |_, _| [10, 20, 30, 255])
+        .expect("painted");
+    let later = next_frame(&mut source);
+    check(&kept, 0, background);
+    check(&later, 0, |_, _| [10, 20, 30, 255]);
+    let held: Vec<_> = (0..2).map(|_| next_frame(&mut source)).collect();
+    let captured = source.next(Duration::from_millis(100)).expect("it stays");
+    assert!(
+        !matches!(captured, Captured::Frame(_)),
+        "a fifth of four pictures"
+    );
+    drop((kept, later, held));
+    // Pictures of a small part of the screen in another ring, composed by the CPU.
+    display
+        .overlay(plane, &small, (600, 100), (64, 32))
+        .expect("an overlay");
+    let frame = until(&mut source, |captured| match captured {
+        Captured::Frame(frame) if frame.info().cpu_bytes > 0 => Some(frame),
+        _ => None,
+    });
+    check(&frame, 1, |x, y| match (x, y) {
+        (600.., 100..132) => [5, 10, 15, 255],
+        _ => [10, 20, 30, 255],
+    });
+    drop(frame);
+    display
+        .card
+        .set_plane(plane, display.crtc, None, 0, (0, 0, 0, 0), (0, 0, 0, 0))
+        .expect("the overlay goes");
+    // Long enough for the small ring to be given up.
+    let end = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < end {
+        drop(next_frame(&mut source));
+    }
+    let mut frames = 0;
+    let counted = allocation_counter::measure(|| {
+        while frames < 10 {
+            let captured = source.next(Duration::from_millis(100));
+            frames += u32::from(matches!(captured, Ok(Captured::Frame(_))));
+        }
+    });
+    assert_eq!(counted.count_total, 0, "in {frames} pictures");
+    drop(source);
+    let end = Instant::now() + Duration::from_secs(10);
+    while files() > before && Instant::now() < end {
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(files(), before, "files stay open");
+    println!(
+        "seen: 4 pictures lent, overlay composed, {frames} pictures with 0 allocations, 0 descriptors leaked"
+    );
+}
+
+/// The story's `off`, and the framebuffers that it lets through.
+#[test]
+#[ignore = "needs the lab: vkms"]
+fn gpu_off() {
+    let (node, display) = display();
+    let _fb = shown(&display, SMALL, DrmFourcc::Xrgb8888);
+    let options = KmsOptions {
+        gpu: GpuMode::Off,
+        ..KmsOptions::new(&node)
+    };
+    let mut source = KmsSource::open(options).expect("it opens");
+    check(&next_frame(&mut source), 0, background);
+    assert_eq!(source.converter(), None);
+    println!("seen: a linear framebuffer without the GPU");
 }
 
 trait Pitch {

@@ -81,6 +81,7 @@ fn capture(
     cpu: &mut CpuMeter<'_>,
 ) -> Result<(), SourceError> {
     let mut size = source.info().size;
+    let mut converter: Option<Arc<str>> = None;
     while shared.goes_on(generation) {
         cpu.count();
         match source.next(WAIT)? {
@@ -88,6 +89,10 @@ fn capture(
                 if std::mem::replace(&mut size, frame.info().size) != size {
                     // Another mode has another rate.
                     shared.set_rate(source.info().rate);
+                }
+                if converter.as_deref() != source.converter() {
+                    converter = source.converter().map(Arc::from);
+                    shared.set_converter(converter.clone());
                 }
                 reasons.clear(size);
                 shared.counters.captured.fetch_add(1, Ordering::Relaxed);

@@ -113,6 +113,8 @@ struct Open {
     size: Size,
     rate: FrameRate,
     bitrate: Bitrate,
+    /// What made the source's memory readable when the encoder was announced.
+    source_converter: Option<Arc<str>>,
 }
 
 /// What takes a new ladder, and new encoders on it, when a story changes it: driver, device, time until a retry, intra
@@ -325,6 +327,7 @@ impl<'a> Stage<'a> {
 
     fn encode_on(&mut self, rung: usize, params: &VideoParams, asked: bool) -> Result<(), Failure> {
         let fresh = self.fit(rung, params).map_err(Failure::Open)?;
+        self.tell_converter();
         let Some(open) = self.open.as_mut() else {
             return Ok(());
         };
@@ -482,13 +485,29 @@ impl<'a> Stage<'a> {
         self.open.take_if(|open| open.rung == rung);
     }
 
+    /// The open encoder's pictures take another way to it than when it was announced.
+    fn tell_converter(&mut self) {
+        let converter = self.shared.converter();
+        if let Some(open) = self.open.take_if(|open| open.source_converter != converter) {
+            let config = EncoderConfig {
+                size: open.size,
+                rate: open.rate,
+                bitrate: open.bitrate,
+                intra_refresh: self.shared.encode_params().intra_refresh,
+            };
+            self.opened(open.rung, open.coder, open.layout, config);
+        }
+    }
+
     fn opened(&mut self, rung: usize, coder: Coder, layout: Option<Layout>, config: EncoderConfig) {
+        let source_converter = self.shared.converter();
         let encoder = self
             .ladder
             .rung(rung)
             .map_or_else(String::new, Rung::to_string);
         let driver = self.ladder.rung(rung).map(|rung| rung.driver);
-        let why = self.why(rung, layout, coder.converter());
+        let converters = (source_converter.as_deref(), coder.converter());
+        let why = self.why(rung, layout, converters);
         let codec = coder.format();
         tracing::info!(encoder, size = %config.size, rate = %config.rate, bitrate = %config.bitrate, why, "encoding");
         self.shared
@@ -508,11 +527,17 @@ impl<'a> Stage<'a> {
             size: config.size,
             rate: config.rate,
             bitrate: config.bitrate,
+            source_converter,
         });
     }
 
-    /// Which encoder and why, for people.
-    fn why(&self, rung: usize, layout: Option<Layout>, converter: Option<&str>) -> String {
+    /// Which encoder and why, for people; the converters are the source's and the encoder's.
+    fn why(
+        &self,
+        rung: usize,
+        layout: Option<Layout>,
+        (of_source, converter): (Option<&str>, Option<&str>),
+    ) -> String {
         let mut reasons: Vec<String> = self
             .ladder
             .above(rung)
@@ -530,6 +555,9 @@ impl<'a> Stage<'a> {
                 reasons.push("software is the only encoder here".to_owned());
             }
             _ => {}
+        }
+        if let Some(gpu) = of_source {
+            reasons.push(format!("{gpu} makes the screen's memory linear"));
         }
         reasons.join("; ")
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use soft_kvm_core::story::{CaptureDriver, CaptureParams};
-use soft_kvm_platform::os::probe::{self, Choice};
+use soft_kvm_platform::os::probe::{self, Choice, Wanted};
 use soft_kvm_video::source::{SourceError, VideoSource};
 
 use super::Shared;
@@ -26,7 +26,15 @@ pub(super) fn source(
         shared.clipboards.captured(screen);
         return Ok(Box::new(TestCardSource::new(params, echo, shared.name())));
     }
-    let source = probe::open(&choice, params.size, params.fps, params.edid.as_deref())?;
+    let source = probe::open(
+        &choice,
+        &Wanted {
+            size: params.size,
+            rate: params.fps,
+            edid: params.edid.as_deref(),
+            gpu: params.gpu,
+        },
+    )?;
     shared.clipboards.captured(screen);
     Ok(source)
 }

@@ -91,6 +91,8 @@ struct Control {
     generation: u64,
     watching: usize,
     source: Option<String>,
+    /// What makes its memory readable for others.
+    converter: Option<Arc<str>>,
     encoder: Option<(EncoderDriver, Arc<str>)>,
     rate: FrameRate,
     stopped: bool,
@@ -113,6 +115,7 @@ impl Shared {
                 generation: 0,
                 watching: 0,
                 source: None,
+                converter: None,
                 encoder: None,
                 stopped: false,
             }),
@@ -202,7 +205,17 @@ impl Shared {
     pub(super) fn set_source(&self, source: Option<String>, rate: FrameRate) {
         let mut control = self.lock();
         control.source = source;
+        control.converter = None;
         control.rate = rate;
+    }
+
+    /// What makes the memory of the source's pictures readable for others, from the next picture on.
+    pub(super) fn set_converter(&self, converter: Option<Arc<str>>) {
+        self.lock().converter = converter;
+    }
+
+    pub(super) fn converter(&self) -> Option<Arc<str>> {
+        self.lock().converter.clone()
     }
 
     pub(super) fn set_rate(&self, rate: FrameRate) {

@@ -284,6 +284,21 @@ impl Client {
     }
 }
 
+/// Makes a library of the system as good as missing until the kernel ends.
+pub(crate) fn hide_library(name: &str) -> anyhow::Result<()> {
+    let folders = std::fs::read_dir("/usr/lib")?.flatten();
+    let libraries: Vec<_> = folders
+        .map(|folder| folder.path().join(name))
+        .filter(|path| path.exists())
+        .collect();
+    ensure!(!libraries.is_empty(), "{name} is not installed");
+    for library in libraries {
+        let mut mount = Command::new("mount");
+        guest::run(mount.args(["--bind", "/dev/null"]).arg(library))?;
+    }
+    Ok(())
+}
+
 /// What `soft-kvm-server devices` lists on the kernel itself.
 pub(crate) fn devices() -> anyhow::Result<Value> {
     let mut command = Host::Kernel.command("soft-kvm-server")?;

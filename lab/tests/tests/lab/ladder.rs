@@ -60,7 +60,7 @@ fn encoder(client: &Client, name: &str, count: usize) -> anyhow::Result<()> {
 
 /// Waits until the server's page, and the client (whose overlay shows the same words), say that this encoder runs and
 /// why.
-fn told(server: &Server, client: &Client, name: &str, why: &str) -> anyhow::Result<()> {
+pub(crate) fn told(server: &Server, client: &Client, name: &str, why: &str) -> anyhow::Result<()> {
     let metric = format!("soft_kvm_encoder_info{{encoder=\"{name}\",why=\"");
     let page = || server.metrics().unwrap_or_default();
     let waited = guest::wait_for(&format!("{name} and {why:?} in the metrics"), SOON, || {

@@ -11,6 +11,7 @@ mod fallback;
 mod force;
 mod front;
 mod gadget;
+mod gpu;
 mod hostile;
 mod input;
 mod input_equal;
@@ -173,6 +174,23 @@ const TESTS: &[LabTest] = &[
         own_modules: &["virtual-h264"],
         programs: &["ffmpeg"],
         ..LabTest::new("zero-copy::vivid_virtual_h264", &[m2m::every_pixel])
+    },
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("gpu::always", &[gpu::screen])
+    },
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("privsep-gpu", &[gpu::screen_by_broker])
+    },
+    LabTest {
+        modules: &["vgem", "vkms"],
+        va_driver: true,
+        ..LabTest::new("gpu::to_vaapi", &[gpu::to_vaapi])
+    },
+    LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("gpu::without_egl", &[gpu::without_egl])
     },
     LabTest {
         modules: &["vgem"],

@@ -16,7 +16,7 @@ use crate::picture::Picture;
 use crate::{m2m, privsep, vaapi, vivid};
 
 /// A server that leaves root.
-const AS_NOBODY: &[&str] = &["--user", "nobody"];
+pub(crate) const AS_NOBODY: &[&str] = &["--user", "nobody"];
 
 /// A driver's node of a kind, as `--encoder` and `--decoder` want it.
 fn device(driver: &str, kind: M2mKind) -> anyhow::Result<String> {
@@ -29,17 +29,17 @@ fn device(driver: &str, kind: M2mKind) -> anyhow::Result<String> {
 }
 
 /// What the client and the server tell at the end, and the client's screenshot.
-struct Seen {
-    client: Value,
-    server: Value,
+pub(crate) struct Seen {
+    pub(crate) client: Value,
+    pub(crate) server: Value,
     /// What the server said.
-    log: String,
-    picture: Picture,
+    pub(crate) log: String,
+    pub(crate) picture: Picture,
 }
 
 impl Seen {
     /// The CPU of the server touched no pixel, and `encoder` and `decoder` were used.
-    fn check(&self, encoder: &str, decoder: &str, codec: &str) -> anyhow::Result<u64> {
+    pub(crate) fn check(&self, encoder: &str, decoder: &str, codec: &str) -> anyhow::Result<u64> {
         let Self {
             client,
             server,
@@ -63,7 +63,7 @@ impl Seen {
 }
 
 /// Runs server and client on two hosts for some seconds.
-fn watch(server: &[&str], client: &[&str]) -> anyhow::Result<Seen> {
+pub(crate) fn watch(server: &[&str], client: &[&str]) -> anyhow::Result<Seen> {
     watch_named("", &kvm::two_hosts()?, server, client)
 }
 

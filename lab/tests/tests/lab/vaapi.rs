@@ -1,8 +1,6 @@
 //! Encoders behind libva, by the lab's virtual VA driver: what they make, and how they fail.
 
-use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -257,16 +255,7 @@ pub(crate) fn imports() -> anyhow::Result<()> {
 
 /// Where libva is missing, `devices` says what to install, and the server works as before.
 pub(crate) fn without_libva() -> anyhow::Result<()> {
-    let folders = fs::read_dir("/usr/lib")?.flatten();
-    let libraries: Vec<_> = folders
-        .map(|folder| folder.path().join("libva.so.2"))
-        .filter(|path| path.exists())
-        .collect();
-    ensure!(!libraries.is_empty(), "libva2 is not installed");
-    for library in libraries {
-        let mut mount = Command::new("mount");
-        guest::run(mount.args(["--bind", "/dev/null"]).arg(library))?;
-    }
+    kvm::hide_library("libva.so.2")?;
     let listed = kvm::devices()?;
     let rows = listed.get("encoders").and_then(Value::as_array);
     let row = |name: &str| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soft_kvm_core::MonoTime;
+use soft_kvm_core::story::GpuMode;
 use soft_kvm_video::frame::Rect;
 
 use super::card::Card;
@@ -11,9 +12,9 @@ use super::framebuffer::{self, FbError};
 use super::mapping::Exported;
 
 /// Framebuffers kept: three of a triple-buffered screen, and those of its overlays.
-const SLOTS: usize = 8;
+pub(super) const SLOTS: usize = 8;
 /// How long an entry is trusted without looking whether its id names another framebuffer by now.
-const TRUST: Duration = Duration::from_millis(500);
+pub(super) const TRUST: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 struct Entry {
@@ -36,6 +37,7 @@ impl Cache {
         card: &Card,
         id: u32,
         part: Option<Rect>,
+        gpu: GpuMode,
         now: MonoTime,
     ) -> Result<Arc<Exported>, FbError> {
         let wanted = |exported: &Exported| {
@@ -52,7 +54,7 @@ impl Cache {
             return Ok(Arc::clone(&entry.exported));
         }
         let slot = found.unwrap_or_else(|| self.oldest());
-        let (layout, fds) = framebuffer::export(card, id).inspect_err(|_| {
+        let (layout, fds) = framebuffer::export(card, id, gpu).inspect_err(|_| {
             // Whatever the id named, it is not what is kept.
             if let Some(found) = found.and_then(|slot| self.slots.get_mut(slot)) {
                 *found = None;

@@ -33,7 +33,8 @@ impl DrmDevice for Card {}
 impl ControlDevice for Card {}
 
 impl Card {
-    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+    /// Opens it, by the broker where one is used.
+    pub(crate) fn open(path: &Path) -> Result<Self, SourceError> {
         let device = path.display().to_string();
         let opened = if broker::is_used() {
             broker::open(Kind::Screen, path).map(|fd| Self::new(fd, path))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use soft_kvm_core::story::GpuMode;
 use soft_kvm_core::{MonoTime, Size};
 use soft_kvm_video::compose::{Blend, Target};
 use soft_kvm_video::convert::expand;
@@ -93,7 +94,8 @@ fn in_picture(target: Target, screen: Size, picture: Size) -> (i32, i32) {
 }
 
 fn image(card: &Card, plane: &PlaneState) -> Result<CursorImage, FbError> {
-    let (layout, fds) = framebuffer::export(card, plane.fb)?;
+    // One that only a GPU reads is drawn into the picture.
+    let (layout, fds) = framebuffer::export(card, plane.fb, GpuMode::Off)?;
     let size = layout.size;
     let refuse = |what: &str| FbError::Unsupported(format!("a cursor of {size} {what}"));
     if size.width.max(size.height) > MAX_CURSOR {

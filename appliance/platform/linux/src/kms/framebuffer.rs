@@ -7,6 +7,7 @@ use drm::buffer::Handle as GemHandle;
 use drm::control::Device as ControlDevice;
 use nix::errno::Errno;
 use soft_kvm_core::Size;
+use soft_kvm_core::story::GpuMode;
 use soft_kvm_video::compose::Blend;
 use soft_kvm_video::frame::{DmaBuf, PixelFormat};
 
@@ -17,8 +18,6 @@ use crate::capability;
 
 /// `DRM_MODE_FB_MODIFIERS`: the modifiers of `GETFB2` count.
 const FB_MODIFIERS: u32 = 2;
-/// `DRM_FORMAT_MOD_INVALID`: the driver's own way, which for what can be mapped is linear.
-const MODIFIER_INVALID: u64 = 0x00ff_ffff_ffff_ffff;
 /// `DRM_CLOEXEC`; reading needs no `DRM_RDWR`.
 const CLOEXEC: u32 = 0o2_000_000;
 
@@ -47,10 +46,18 @@ pub(super) struct Layout {
     pub(super) offsets: [u32; 4],
     /// Which of the exported buffers each plane is in.
     pub(super) buffers: [usize; 4],
+    /// The modifier of memory that only a GPU reads; `None` for memory that everything reads.
+    pub(super) gpu: Option<u64>,
+    /// How many planes of memory there are: more than the format's where some of them say how others are compressed.
+    pub(super) planes: usize,
 }
 
 /// The layout and an own descriptor for each buffer, at most one for each plane.
-pub(super) fn export(card: &Card, id: u32) -> Result<(Layout, [Option<OwnedFd>; 4]), FbError> {
+pub(super) fn export(
+    card: &Card,
+    id: u32,
+    gpu: GpuMode,
+) -> Result<(Layout, [Option<OwnedFd>; 4]), FbError> {
     let (described, fds) = if broker::is_used() {
         broker::framebuffer(card.node(), id).map_err(|error| match error.raw_os_error() {
             Some(libc::ENOENT) => FbError::Gone,
@@ -60,14 +67,9 @@ pub(super) fn export(card: &Card, id: u32) -> Result<(Layout, [Option<OwnedFd>; 
     } else {
         fetch(card, id)?
     };
-    let mut layout = layout(&described)?;
-    let planes = layout.format.planes(layout.size).count();
-    for (buffer, &handle) in layout
-        .buffers
-        .iter_mut()
-        .zip(&described.handles)
-        .take(planes)
-    {
+    let mut layout = layout(&described, gpu)?;
+    let buffers = layout.buffers.iter_mut().zip(&described.handles);
+    for (buffer, &handle) in buffers.take(layout.planes) {
         *buffer = (handle as usize).checked_sub(1).ok_or(FbError::Hidden)?;
         if fds.get(*buffer).is_none_or(Option::is_none) {
             return Err(FbError::Hidden);
@@ -205,12 +207,38 @@ pub(super) fn name(fourcc: u32) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }
 
-fn layout(fb: &Fb2) -> Result<Layout, FbError> {
-    // The other planes have the first one's, the kernel sees to that.
-    let modifier = fb.modifiers[0];
-    if fb.flags & FB_MODIFIERS != 0 && modifier != DmaBuf::LINEAR && modifier != MODIFIER_INVALID {
-        return Err(FbError::Unsupported(tiled(modifier)));
+/// What reads memory of a modifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// Everything: the CPU, encoders, converters.
+    Anything,
+    /// Only a GPU, or it is to be one.
+    Gpu,
+    /// What the story turns off.
+    Nothing,
+}
+
+/// The choice of the route. A driver's own way that is not told is linear for what can be mapped.
+const fn reader(modifier: u64, gpu: GpuMode) -> Reader {
+    let linear = modifier == DmaBuf::LINEAR || modifier == DmaBuf::IMPLICIT;
+    match (gpu, linear) {
+        (GpuMode::Always, _) | (GpuMode::Auto, false) => Reader::Gpu,
+        (GpuMode::Auto | GpuMode::Off, true) => Reader::Anything,
+        (GpuMode::Off, false) => Reader::Nothing,
     }
+}
+
+fn layout(fb: &Fb2, gpu: GpuMode) -> Result<Layout, FbError> {
+    // The other planes have the first one's, the kernel sees to that.
+    let modifier = match fb.flags & FB_MODIFIERS {
+        0 => DmaBuf::IMPLICIT,
+        _ => fb.modifiers[0],
+    };
+    let gpu = match reader(modifier, gpu) {
+        Reader::Anything => None,
+        Reader::Gpu => Some(modifier),
+        Reader::Nothing => return Err(refused(modifier, "the story has gpu: 'off'")),
+    };
     let (format, blend) = match &fb.fourcc.to_le_bytes() {
         b"XR24" => (PixelFormat::Bgrx, Blend::Opaque),
         b"AR24" => (PixelFormat::Bgrx, Blend::Premultiplied),
@@ -219,6 +247,11 @@ fn layout(fb: &Fb2) -> Result<Layout, FbError> {
         b"RG16" => (PixelFormat::Rgb565, Blend::Opaque),
         b"XR30" => (PixelFormat::Xrgb2101010, Blend::Opaque),
         b"NV12" => (PixelFormat::Nv12, Blend::Opaque),
+        // What it is when a GPU has read it.
+        b"XB30" | b"XR48" | b"XB48" if gpu.is_some() => (PixelFormat::Bgrx, Blend::Opaque),
+        b"AR30" | b"AB30" | b"AR48" | b"AB48" if gpu.is_some() => {
+            (PixelFormat::Bgrx, Blend::Premultiplied)
+        }
         _ => {
             return Err(FbError::Unsupported(format!(
                 "the framebuffer's format {} cannot be read: set the screen to 24, 30 or 16 bits",
@@ -228,12 +261,17 @@ fn layout(fb: &Fb2) -> Result<Layout, FbError> {
     };
     let size = Size::new(fb.width, fb.height);
     for ((line, _), &pitch) in format.planes(size).zip(&fb.pitches) {
-        if size.pixels() == 0 || (pitch as usize) < line {
+        // What a pitch is in tiled memory is the GPU's business.
+        if size.pixels() == 0 || (gpu.is_none() && (pitch as usize) < line) {
             return Err(FbError::Unsupported(format!(
                 "a framebuffer of {size} whose lines have {pitch} bytes"
             )));
         }
     }
+    let planes = match gpu {
+        None => format.planes(size).count(),
+        Some(_) => fb.handles.iter().take_while(|handle| **handle != 0).count(),
+    };
     Ok(Layout {
         size,
         fourcc: fb.fourcc,
@@ -242,11 +280,19 @@ fn layout(fb: &Fb2) -> Result<Layout, FbError> {
         pitches: fb.pitches,
         offsets: fb.offsets,
         buffers: [0; 4],
+        gpu,
+        planes,
     })
 }
 
 /// Why a modifier is refused. Its vendor is in the highest byte (`<drm/drm_fourcc.h>`).
-fn tiled(modifier: u64) -> String {
+pub(super) fn refused(modifier: u64, why: &str) -> FbError {
+    if modifier == DmaBuf::LINEAR || modifier == DmaBuf::IMPLICIT {
+        return FbError::Unsupported(format!(
+            "the framebuffer did not go through the GPU, which the story has take all of them: {why}. With gpu: 'auto' it \
+             is read as it is"
+        ));
+    }
     let vendor = match modifier >> 56 {
         1 => "Intel",
         2 => "AMD",
@@ -260,11 +306,11 @@ fn tiled(modifier: u64) -> String {
         10 => "Amlogic",
         _ => "an unknown vendor",
     };
-    format!(
-        "the framebuffer is tiled or compressed in a way of {vendor} (modifier {modifier:#018x}), and this build \
-         has no GPU path (GBM/EGL) that makes it linear: let the compositor use linear buffers, capture the \
-         desktop with --source x11, or use a text console"
-    )
+    FbError::Unsupported(format!(
+        "the framebuffer is tiled or compressed in a way of {vendor} (modifier {modifier:#018x}), and no GPU makes it \
+         linear: {why}. Else let the compositor use linear buffers, capture the desktop with --source x11, or use a \
+         text console"
+    ))
 }
 
 #[cfg(test)]
@@ -304,7 +350,7 @@ mod tests {
                 (got.fourcc, got.handles, got.pitches[0]),
                 (fourcc(*code), [9, 0, 0, 0], 256)
             );
-            layout(&got).expect("readable");
+            layout(&got, GpuMode::Auto).expect("readable");
         }
         let got = describe(Err(Errno::ENOTTY), || Ok(old(8, 8)));
         assert!(matches!(got, Err(FbError::Unsupported(text)) if text.contains("8 bits")));
@@ -327,30 +373,80 @@ mod tests {
             (b"XR30", PixelFormat::Xrgb2101010, Blend::Opaque),
             (b"NV12", PixelFormat::Nv12, Blend::Opaque),
         ] {
-            let got = layout(&fb2(*code)).expect("known");
+            let got = layout(&fb2(*code), GpuMode::Auto).expect("known");
             assert_eq!((got.format, got.blend), (format, blend));
         }
-        let error = layout(&fb2(*b"C8  ")).expect_err("a palette");
+        let error = layout(&fb2(*b"C8  "), GpuMode::Auto).expect_err("a palette");
         assert!(matches!(error, FbError::Unsupported(text) if text.contains("C8")));
         let mut narrow = fb2(*b"XR24");
         narrow.pitches[0] = 255;
-        assert!(layout(&narrow).is_err());
+        assert!(layout(&narrow, GpuMode::Auto).is_err());
+    }
+
+    /// Modifiers of `<drm/drm_fourcc.h>`.
+    const TILED: [(u64, &str); 5] = [
+        (0x0100_0000_0000_0001, "Intel"), // I915_FORMAT_MOD_X_TILED
+        (0x0100_0000_0000_0004, "Intel"), // I915_FORMAT_MOD_Y_TILED_CCS
+        (0x0200_0000_0000_0901, "AMD"),
+        (0x0300_0000_0000_0014, "NVIDIA"),
+        (0x0800_0000_0000_0011, "ARM"),
+    ];
+
+    #[test]
+    fn the_route_of_each_modifier() {
+        use GpuMode::{Always, Auto, Off};
+        for modifier in [DmaBuf::LINEAR, DmaBuf::IMPLICIT] {
+            assert_eq!(reader(modifier, Auto), Reader::Anything);
+            assert_eq!(reader(modifier, Off), Reader::Anything);
+            assert_eq!(reader(modifier, Always), Reader::Gpu);
+        }
+        for (modifier, _) in TILED {
+            assert_eq!(reader(modifier, Auto), Reader::Gpu);
+            assert_eq!(reader(modifier, Always), Reader::Gpu);
+            assert_eq!(reader(modifier, Off), Reader::Nothing);
+        }
     }
 
     #[test]
-    fn tiled_framebuffers_are_refused_with_what_to_do() {
+    fn tiled_framebuffers_are_the_gpus() {
         let mut fb = fb2(*b"XR24");
-        fb.modifiers[0] = 0x0100_0000_0000_0002;
-        layout(&fb).expect("without the flag it does not count");
-        fb.flags = FB_MODIFIERS;
-        let Err(FbError::Unsupported(text)) = layout(&fb) else {
-            panic!("Y tiling cannot be read");
-        };
-        assert!(text.contains("Intel") && text.contains("0x0100000000000002"));
-        assert!(text.contains("--source x11"), "{text}");
-        for modifier in [DmaBuf::LINEAR, MODIFIER_INVALID] {
+        // Compressed: what says how is in planes of its own.
+        fb.handles = [1, 1, 2, 0];
+        for (modifier, vendor) in TILED {
             fb.modifiers[0] = modifier;
-            layout(&fb).expect("linear");
+            fb.flags = 0;
+            let got = layout(&fb, GpuMode::Auto).expect("without the flag it does not count");
+            assert_eq!((got.gpu, got.planes), (None, 1));
+            fb.flags = FB_MODIFIERS;
+            let got = layout(&fb, GpuMode::Auto).expect("a GPU may read it");
+            assert_eq!((got.gpu, got.planes), (Some(modifier), 3));
+            let Err(FbError::Unsupported(text)) = layout(&fb, GpuMode::Off) else {
+                panic!("nothing else reads it");
+            };
+            assert!(text.contains(vendor), "{text}");
+            assert!(text.contains(&format!("{modifier:#018x}")), "{text}");
+            assert!(text.contains("gpu: 'off'") && text.contains("--source x11"));
         }
+        for modifier in [DmaBuf::LINEAR, DmaBuf::IMPLICIT] {
+            fb.modifiers[0] = modifier;
+            let got = layout(&fb, GpuMode::Auto).expect("linear");
+            assert_eq!((got.gpu, got.planes), (None, 1));
+            let got = layout(&fb, GpuMode::Always).expect("linear");
+            assert_eq!(got.gpu, Some(modifier));
+            let FbError::Unsupported(text) = refused(modifier, "it knows no RG16") else {
+                panic!("in words");
+            };
+            assert!(text.contains("it knows no RG16") && text.contains("gpu: 'auto'"));
+        }
+    }
+
+    #[test]
+    fn formats_that_only_a_gpu_reads() {
+        let mut fb = fb2(*b"AB48");
+        layout(&fb, GpuMode::Auto).expect_err("the CPU does not read it");
+        fb.pitches[0] = 8;
+        let got = layout(&fb, GpuMode::Always).expect("a GPU does");
+        let (format, blend) = (PixelFormat::Bgrx, Blend::Premultiplied);
+        assert_eq!((got.format, got.blend), (format, blend));
     }
 }

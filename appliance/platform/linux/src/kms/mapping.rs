@@ -59,7 +59,7 @@ impl Exported {
             first: u32::try_from(slot * VIEWS).unwrap_or(0),
         };
         // A mapping beyond the buffer would end the process on access.
-        for plane in 0..layout.format.planes(layout.size).count() {
+        for plane in 0..layout.planes {
             let fits = exported
                 .place(plane)
                 .is_some_and(|place| place.end() <= place.buffer.length);
@@ -110,8 +110,19 @@ impl Exported {
             pitches,
             offsets,
             buffers,
+            gpu,
             ..
         } = &self.layout;
+        let buffer = self.buffers.get(*buffers.get(plane)?)?.as_ref()?;
+        if gpu.is_some() {
+            // How far it goes is the GPU's business, and so is the part.
+            return Some(Place {
+                buffer,
+                offset: *offsets.get(plane)? as usize,
+                stride: *pitches.get(plane)? as usize,
+                length: 0,
+            });
+        }
         let (line, lines) = format.planes(part_size(self.part)).nth(plane)?;
         let stride = *pitches.get(plane)? as usize;
         let (x, y) = (self.part.x as usize, self.part.y as usize);
@@ -124,7 +135,7 @@ impl Exported {
             _ => (x / 2 * 2, y / 2),
         };
         Some(Place {
-            buffer: self.buffers.get(*buffers.get(plane)?)?.as_ref()?,
+            buffer,
             offset: *offsets.get(plane)? as usize + top * stride + left,
             stride,
             length: stride * lines.checked_sub(1)? + line,
@@ -139,7 +150,7 @@ impl Exported {
     }
 }
 
-const fn part_size(part: Rect) -> Size {
+pub(super) const fn part_size(part: Rect) -> Size {
     Size::new(part.width, part.height)
 }
 
@@ -184,6 +195,9 @@ impl Buffer {
 
 impl FramePool for Exported {
     fn plane(&self, buffer: u32, plane: usize) -> Option<Plane<'_>> {
+        if self.layout.gpu.is_some() {
+            return None;
+        }
         let place = self.place(plane)?;
         let bytes = place.buffer.bytes()?;
         let state = self.view(buffer)?;
@@ -200,8 +214,7 @@ impl FramePool for Exported {
 
     fn dma_buf(&self, _buffer: u32) -> Option<DmaBuf<'_>> {
         let mut planes = [None; 4];
-        let count = self.layout.format.planes(self.layout.size).count();
-        for (index, slot) in planes.iter_mut().enumerate().take(count) {
+        for (index, slot) in planes.iter_mut().enumerate().take(self.layout.planes) {
             let place = self.place(index)?;
             *slot = Some(DmaPlane {
                 fd: place.buffer.fd.as_fd(),
@@ -212,7 +225,7 @@ impl FramePool for Exported {
         }
         Some(DmaBuf {
             fourcc: self.layout.fourcc,
-            modifier: DmaBuf::LINEAR,
+            modifier: self.layout.gpu.unwrap_or(DmaBuf::LINEAR),
             planes,
         })
     }

@@ -1,9 +1,9 @@
-//! Capture of what a screen shows, from DRM/KMS: linear framebuffers, mapped into memory.
+//! Capture of what a screen shows, from DRM/KMS: linear framebuffers as they are, tiled and compressed ones through a GPU.
 //!
 //! Works below every compositor, on the text console and at the login screen. Reading another program's
 //! framebuffer needs `CAP_SYS_ADMIN` (without it the kernel hides the buffer handles of `GETFB2`).
 //!
-//! A frame of a screen with one plane is a view of the live framebuffer as a DMA-BUF, not a copy: a program that draws
+//! A frame of a screen with one linear plane is a view of the live framebuffer as a DMA-BUF, not a copy: a program that draws
 //! into the front buffer may draw while it is read. Several planes are put together by the CPU. The cursor plane
 //! goes apart, as [`soft_kvm_video::source::Captured::Cursor`].
 //!
@@ -13,6 +13,7 @@
 //! | `planes.rs` | what each plane shows, and where |
 //! | `picture.rs` | a frame of that |
 //! | `framebuffer.rs`, `cache.rs`, `mapping.rs` | a framebuffer's memory: exported, kept, mapped |
+//! | `linear.rs` | a framebuffer that only a GPU reads, drawn into linear memory |
 //! | `cursor.rs` | the cursor plane |
 //! | `flips.rs` | when nothing can have changed |
 //! | `card.rs`, `sys.rs` | the card and its ioctls |
@@ -22,6 +23,7 @@ mod card;
 mod cursor;
 mod flips;
 mod framebuffer;
+mod linear;
 mod mapping;
 mod picture;
 mod planes;
@@ -31,6 +33,7 @@ mod sys;
 use std::path::PathBuf;
 
 use soft_kvm_core::FrameRate;
+use soft_kvm_core::story::GpuMode;
 
 pub(crate) use card::Card;
 pub use card::active_connectors;
@@ -47,16 +50,19 @@ pub struct KmsOptions {
     pub connector: Option<String>,
     /// Wanted rate; the screen's own is the limit.
     pub rate: FrameRate,
+    /// Which framebuffers go through a GPU.
+    pub gpu: GpuMode,
 }
 
 impl KmsOptions {
-    /// The first active connector of a card, 30 frames in a second.
+    /// The first active connector of a card, 30 frames in a second, a GPU where nothing else reads the memory.
     #[must_use]
     pub fn new(device: impl Into<PathBuf>) -> Self {
         Self {
             device: device.into(),
             connector: None,
             rate: FrameRate::hz(30),
+            gpu: GpuMode::Auto,
         }
     }
 }

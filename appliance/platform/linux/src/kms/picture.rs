@@ -1,5 +1,8 @@
 //! One frame from what the planes show: the framebuffer itself, or several put together.
 
+use std::path::Path;
+
+use soft_kvm_core::story::GpuMode;
 use soft_kvm_core::{MonoTime, Size};
 use soft_kvm_video::compose::{Blend, Layer, Source, compose};
 use soft_kvm_video::frame::{Colorimetry, Damage, Frame, FrameInfo, PixelFormat, Rect};
@@ -8,7 +11,9 @@ use soft_kvm_video::source::{SourceError, SourceInfo};
 
 use super::cache::Cache;
 use super::card::{Card, failed};
-use super::framebuffer::{self, FbError};
+use super::framebuffer::{self, FbError, Layout};
+use super::linear::Linear;
+use super::mapping::part_size;
 use super::planes::{self, PlaneState};
 
 /// Composed pictures that may be out at once: at the encoder, in the slot, and the next one.
@@ -25,9 +30,10 @@ pub(super) enum Taken {
 }
 
 /// Makes frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Picture {
     cache: Cache,
+    linear: Linear,
     /// Where pictures of several planes are put together.
     composed: Option<(Size, MemoryPool)>,
     line: Vec<[u8; 4]>,
@@ -39,6 +45,25 @@ pub(super) struct Picture {
 }
 
 impl Picture {
+    /// Of screens of `card`.
+    pub(super) fn new(card: &Path, gpu: GpuMode) -> Self {
+        Self {
+            cache: Cache::default(),
+            linear: Linear::new(card, gpu),
+            composed: None,
+            line: Vec::new(),
+            parts: Vec::new(),
+            size: None,
+            fourcc: 0,
+            sequence: 0,
+        }
+    }
+
+    /// The GPU that the last picture went through.
+    pub(super) fn gpu(&self) -> Option<&str> {
+        self.linear.used()
+    }
+
     /// The last picture's size.
     pub(super) fn size_or(&self, screen: Size) -> Size {
         self.size.unwrap_or(screen)
@@ -47,6 +72,7 @@ impl Picture {
     /// Lets go of the framebuffers.
     pub(super) fn clear(&mut self) {
         self.cache.clear();
+        self.linear.clear();
         self.composed = None;
         self.size = None;
     }
@@ -61,6 +87,7 @@ impl Picture {
         info: &mut SourceInfo,
     ) -> Result<Taken, SourceError> {
         self.cache.tidy(captured);
+        self.linear.begin(captured);
         let taken = match shown {
             [only] if only.covers(screen) => self.alone(card, only, captured),
             _ => self.together(card, shown, screen, captured),
@@ -107,19 +134,37 @@ impl Picture {
             width: source.width >> 16,
             height: source.height >> 16,
         });
-        let exported = self.cache.get(card, plane.fb, part, captured)?;
-        let layout = exported.layout();
-        let part = exported.part();
-        let frame = exported.lend(FrameInfo {
+        let sequence = self.sequence + 1;
+        let taken = self.frame(card, plane, part, sequence, captured)?;
+        Ok(taken.map(|(frame, layout)| (frame, layout.fourcc)))
+    }
+
+    /// A frame of a plane's framebuffer, or of a part of it: its own memory, or what the GPU has drawn of it.
+    fn frame(
+        &mut self,
+        card: &Card,
+        plane: &PlaneState,
+        part: Option<Rect>,
+        sequence: u64,
+        captured: MonoTime,
+    ) -> Result<Option<(Frame, Layout)>, FbError> {
+        let gpu = self.linear.mode();
+        let exported = self.cache.get(card, plane.fb, part, gpu, captured)?;
+        let layout = *exported.layout();
+        let info = FrameInfo {
             format: layout.format,
             color: color(layout.format, plane),
-            size: Size::new(part.width, part.height),
-            sequence: self.sequence + 1,
+            size: part_size(exported.part()),
+            sequence,
             captured,
             damage: Damage::Unknown,
             cpu_bytes: 0,
-        });
-        Ok(frame.map(|frame| (frame, layout.fourcc)))
+        };
+        let frame = match layout.gpu {
+            None => exported.lend(info),
+            Some(modifier) => self.linear.draw(&exported, modifier, info)?,
+        };
+        Ok(frame.map(|frame| (frame, layout)))
     }
 
     /// All planes, by the CPU.
@@ -148,23 +193,12 @@ impl Picture {
                     "a plane that the hardware turns or mirrors: set the screen upright".to_owned(),
                 ));
             }
-            let exported = self.cache.get(card, plane.fb, None, captured)?;
-            let layout = exported.layout();
+            let Some((lent, layout)) = self.frame(card, plane, None, 0, captured)? else {
+                return Ok(None);
+            };
             let blend = match layout.blend {
                 Blend::Opaque => Blend::Opaque,
                 own => plane.blend.unwrap_or(own),
-            };
-            let lent = exported.lend(FrameInfo {
-                format: layout.format,
-                color: color(layout.format, plane),
-                size: layout.size,
-                sequence: 0,
-                captured,
-                damage: Damage::Unknown,
-                cpu_bytes: 0,
-            });
-            let Some(lent) = lent else {
-                return Ok(None);
             };
             self.parts.push((lent, blend));
         }

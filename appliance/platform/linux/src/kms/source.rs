@@ -118,11 +118,11 @@ impl KmsSource {
             shown: Vec::with_capacity(planes.len()),
             planes,
             card,
+            picture: Picture::new(&options.device, options.gpu),
             options,
             info,
             scratch: Box::new(Properties::new()),
             screen: None,
-            picture: Picture::default(),
             cursor: Tracker::default(),
             flips: Flips::default(),
             uevents,
@@ -328,6 +328,10 @@ impl KmsSource {
 impl VideoSource for KmsSource {
     fn info(&self) -> SourceInfo {
         self.info.clone()
+    }
+
+    fn converter(&self) -> Option<&str> {
+        self.picture.gpu()
     }
 
     fn next(&mut self, timeout: Duration) -> Result<Captured, SourceError> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use soft_kvm_core::story::GpuMode;
 use soft_kvm_core::{FrameRate, Size};
 use soft_kvm_video::source::{SourceError, VideoSource};
 
@@ -132,16 +133,30 @@ fn first_card_by(
     best.map(|(device, _)| device.clone())
 }
 
-/// Opens a source. `edid` is a name of [`Edid::NAMES`](v4l2::Edid::NAMES) or a file, for HDMI inputs.
+/// What is wanted of a source, where it can choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Size in pixels.
+    pub size: Option<Size>,
+    /// Frames in a second at most.
+    pub rate: FrameRate,
+    /// A name of [`Edid::NAMES`](v4l2::Edid::NAMES) or a file, for HDMI inputs.
+    pub edid: Option<&'a str>,
+    /// Which framebuffers go through a GPU, for screens.
+    pub gpu: GpuMode,
+}
+
+/// Opens a source.
 ///
 /// # Errors
 /// [`SourceError`]; also for [`Choice::Testcard`], which is not a device: `soft_kvm_video` draws it.
-pub fn open(
-    choice: &Choice,
-    size: Option<Size>,
-    rate: FrameRate,
-    edid: Option<&str>,
-) -> Result<Box<dyn VideoSource>, SourceError> {
+pub fn open(choice: &Choice, wanted: &Wanted<'_>) -> Result<Box<dyn VideoSource>, SourceError> {
+    let Wanted {
+        size,
+        rate,
+        edid,
+        gpu,
+    } = *wanted;
     Ok(match choice {
         Choice::V4l2 { device } => Box::new(V4l2Source::open(V4l2Options {
             size,
@@ -152,6 +167,7 @@ pub fn open(
         Choice::Kms { device, connector } => Box::new(KmsSource::open(KmsOptions {
             connector: connector.clone(),
             rate,
+            gpu,
             ..KmsOptions::new(device)
         })?),
         Choice::X11 { display } => Box::new(X11Source::open(X11Options {
@@ -270,12 +286,17 @@ fn drm_card(path: &Path) -> Candidate {
     }
     // Only a try tells whether the kernel shows us the buffer.
     match KmsSource::open(KmsOptions::new(path)) {
-        Ok(_) => Candidate {
-            usable: true,
-            reason: format!("shows a picture on {}", connectors.join(", ")),
-            connectors,
-            ..own
-        },
+        Ok(source) => {
+            let by = source
+                .converter()
+                .map_or_else(String::new, |gpu| format!(", made linear by {gpu}"));
+            Candidate {
+                usable: true,
+                reason: format!("shows a picture on {}{by}", connectors.join(", ")),
+                connectors,
+                ..own
+            }
+        }
         Err(error) => Candidate {
             reason: error.to_string(),
             connectors,
@@ -442,6 +463,12 @@ mod tests {
         assert!(found.iter().all(|candidate| !candidate.reason.is_empty()));
         let text = serde_json::to_string(&found).unwrap_or_default();
         assert!(text.contains(r#""driver":"testcard""#), "{text}");
-        assert!(open(&Choice::Testcard, None, FrameRate::hz(30), None).is_err());
+        let wanted = Wanted {
+            size: None,
+            rate: FrameRate::hz(30),
+            edid: None,
+            gpu: GpuMode::Auto,
+        };
+        assert!(open(&Choice::Testcard, &wanted).is_err());
     }
 }

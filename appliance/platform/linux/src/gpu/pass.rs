@@ -1,0 +1,144 @@
+//! The one thing that is drawn: a part of a picture, pixel by pixel.
+
+use std::ffi::{CStr, c_uint};
+use std::ptr;
+use std::rc::Rc;
+
+use soft_kvm_core::Size;
+use soft_kvm_video::frame::Rect;
+
+use super::abi;
+use super::device::{Device, Target, Texture};
+
+/// One triangle that covers the target, and where its corners are in the picture.
+const VERTEX: &CStr = c"
+attribute vec2 corner;
+uniform vec4 part;
+varying vec2 place;
+void main() {
+    place = part.xy + corner * part.zw;
+    gl_Position = vec4(corner * 2.0 - 1.0, 0.0, 1.0);
+}";
+
+/// A large picture has more columns than half precision tells apart.
+const FRAGMENT: &CStr = c"
+#extension GL_OES_EGL_image_external : require
+#ifdef GL_FRAGMENT_PRECISION_HIGH
+precision highp float;
+#else
+precision mediump float;
+#endif
+uniform samplerExternalOES picture;
+varying vec2 place;
+void main() {
+    gl_FragColor = texture2D(picture, place);
+}";
+
+/// The target is the square from 0 to 1.
+const CORNERS: [[f32; 2]; 3] = [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]];
+
+/// Number of the attribute `corner`.
+const CORNER: c_uint = 0;
+
+/// The program on the GPU.
+#[derive(Debug)]
+pub(super) struct Pass {
+    device: Rc<Device>,
+    program: c_uint,
+    part: i32,
+}
+
+impl Pass {
+    pub(super) fn new(device: &Rc<Device>) -> Result<Self, String> {
+        let library = device.library();
+        // SAFETY: the context is current. The texts end with a zero; the program keeps the shaders.
+        let program = unsafe {
+            let program = (library.create_program)();
+            for (kind, source) in [
+                (abi::VERTEX_SHADER, VERTEX),
+                (abi::FRAGMENT_SHADER, FRAGMENT),
+            ] {
+                let shader = (library.create_shader)(kind);
+                let text = source.as_ptr();
+                (library.shader_source)(shader, 1, &raw const text, ptr::null());
+                (library.compile_shader)(shader);
+                (library.attach_shader)(program, shader);
+                (library.delete_shader)(shader);
+            }
+            (library.bind_attribute)(program, CORNER, c"corner".as_ptr());
+            (library.link_program)(program);
+            program
+        };
+        let mut pass = Self {
+            device: Rc::clone(device),
+            program,
+            part: 0,
+        };
+        let mut linked = 0;
+        // SAFETY: the context is current, and the number is ours to write to.
+        unsafe { (library.program_value)(program, abi::LINK_STATUS, &raw mut linked) };
+        if linked == 0 {
+            return Err(format!("the GPU's program: {}", pass.log()));
+        }
+        // SAFETY: a linked program, and a text that ends with a zero.
+        pass.part = unsafe { (library.uniform_location)(program, c"part".as_ptr()) };
+        device.check("the GPU's program")?;
+        Ok(pass)
+    }
+
+    /// What the driver's compiler says.
+    fn log(&self) -> String {
+        let mut text = [0_u8; 512];
+        // SAFETY: the context is current; the text has room for as much as we say, the end included.
+        unsafe {
+            let room = i32::try_from(text.len()).unwrap_or(0);
+            let start = text.as_mut_ptr().cast();
+            (self.device.library().program_log)(self.program, room, ptr::null_mut(), start);
+        }
+        let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
+        text.to_string_lossy().trim().to_owned()
+    }
+
+    /// Draws `part` of a picture of `size` over all of the target, which is as large as the part.
+    pub(super) fn draw(
+        &self,
+        picture: &Texture,
+        size: Size,
+        part: Rect,
+        target: &Target,
+    ) -> Result<(), String> {
+        let library = self.device.library();
+        let [x, width] = [part.x, part.width].map(|across| share(across, size.width));
+        let [y, height] = [part.y, part.height].map(|down| share(down, size.height));
+        let [right, bottom] = [target.size.width, target.size.height]
+            .map(|side| i32::try_from(side).unwrap_or(i32::MAX));
+        // SAFETY: the context is current; all objects are its own. The corners are read while the call draws.
+        unsafe {
+            (library.bind_framebuffer)(abi::FRAMEBUFFER, target.framebuffer);
+            (library.viewport)(0, 0, right, bottom);
+            (library.use_program)(self.program);
+            (library.uniform_4f)(self.part, x, y, width, height);
+            (library.bind_texture)(abi::TEXTURE_EXTERNAL, picture.number);
+            let corners = CORNERS.as_ptr().cast();
+            (library.attribute_pointer)(CORNER, 2, abi::FLOAT, 0, 0, corners);
+            (library.enable_attribute)(CORNER);
+            (library.draw_arrays)(abi::TRIANGLES, 0, 3);
+        }
+        self.device.check("drawing a picture")
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "columns and lines of a picture are below 2^24"
+)]
+fn share(of: u32, whole: u32) -> f32 {
+    of as f32 / whole.max(1) as f32
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        // SAFETY: the context is current on this thread, which made the program.
+        unsafe { (self.device.library().delete_program)(self.program) };
+    }
+}
