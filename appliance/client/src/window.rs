@@ -45,16 +45,16 @@ pub(crate) fn run_on_screen(
         stats.video.as_ref().map(|video| video.rate)
     };
     screen::run(viewport, &options, rate, |event| {
-        if let ViewEvent::Presented { frame, at } = event {
-            presented(shared, frame, at);
+        if let ViewEvent::Presented { frame, at, direct } = event {
+            presented(shared, frame, at, direct);
         }
     })?;
     Ok(())
 }
 
-fn presented(shared: &Shared, frame: ShownFrame, at: MonoTime) {
+fn presented(shared: &Shared, frame: ShownFrame, at: MonoTime, direct: bool) {
     if let Some(remote) = shared.shown() {
-        lock(&remote.stats).presented(frame.captured_local, frame.decoded, at);
+        lock(&remote.stats).presented(frame.captured_local, frame.decoded, at, direct);
     }
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn run(
     };
     let mut touched = false;
     view::run(viewport, options, |event| match event {
-        ViewEvent::Presented { frame, at } => presented(shared, frame, at),
+        ViewEvent::Presented { frame, at, direct } => presented(shared, frame, at, direct),
         ViewEvent::Control(wish) => shared.wish(wish.into()),
         ViewEvent::Paste => paste.start(steering.remote()),
         // Servers do not know the devices of a window that only shows.

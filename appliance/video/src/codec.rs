@@ -140,6 +140,15 @@ pub trait FrameEncoder: Send {
     }
 }
 
+/// A decoded picture.
+#[derive(Debug)]
+pub enum Decoded<'a> {
+    /// In the decoder's memory, until the next access unit.
+    Memory(I420Ref<'a>),
+    /// In memory that displays show as it is; the decoder has it back when it is dropped.
+    Frame(Frame),
+}
+
 /// A decoder without output delay.
 pub trait VideoDecoder: Send {
     /// Name for the statistics: `openh264`, `v4l2m2m`.
@@ -151,6 +160,15 @@ pub trait VideoDecoder: Send {
     /// # Errors
     /// [`CodecError`] on broken input: ask the sender for an IDR and go on with it.
     fn decode(&mut self, access_unit: &[u8]) -> Result<Option<I420Ref<'_>>, CodecError>;
+
+    /// The same as a frame, where the decoder has the picture in memory that devices share.
+    ///
+    /// # Errors
+    /// As [`VideoDecoder::decode`].
+    fn decode_frame(&mut self, access_unit: &[u8]) -> Result<Option<Decoded<'_>>, CodecError> {
+        let picture = self.decode(access_unit)?;
+        Ok(picture.map(Decoded::Memory))
+    }
 }
 
 /// An encoder or decoder that failed.

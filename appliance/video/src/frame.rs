@@ -34,6 +34,12 @@ pub enum PixelFormat {
 }
 
 impl PixelFormat {
+    /// Whether samples are Y, Cb and Cr, and not R, G and B.
+    #[must_use]
+    pub const fn is_ycbcr(self) -> bool {
+        matches!(self, Self::Nv12 | Self::I420 | Self::Yuyv | Self::Uyvy)
+    }
+
     /// Each plane's bytes in a line (without padding) and number of lines, for a picture of `size`.
     ///
     /// Odd sizes round chroma up; the packed 4:2:2 formats hold whole pairs of pixels.

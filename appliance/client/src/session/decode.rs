@@ -7,7 +7,7 @@ use std::time::Duration;
 use soft_kvm_core::MonoTime;
 use soft_kvm_platform::openh264;
 use soft_kvm_platform::os::m2m::{self, M2mDecoder, M2mKind};
-use soft_kvm_video::codec::{CodecError, CodedFormat, I420Ref, VideoDecoder};
+use soft_kvm_video::codec::{CodecError, CodedFormat, Decoded, VideoDecoder};
 
 /// Time from one try to open a decoder that there is no substitute for to the next.
 const RETRY: Duration = Duration::from_secs(1);
@@ -46,6 +46,8 @@ impl FromStr for DecoderChoice {
 /// Opens decoders as the stream needs them.
 pub(super) struct Decoders {
     choice: DecoderChoice,
+    /// Pictures are wanted in memory that a monitor shows as it is.
+    frames: bool,
     open: Option<(CodedFormat, Box<dyn VideoDecoder>)>,
     /// Hardware has failed on H.264: software goes on for this connection.
     hardware_failed: bool,
@@ -54,9 +56,10 @@ pub(super) struct Decoders {
 
 impl Decoders {
     /// None is open yet.
-    pub(super) fn new(choice: DecoderChoice) -> Self {
+    pub(super) fn new(choice: DecoderChoice, frames: bool) -> Self {
         Self {
             choice,
+            frames,
             open: None,
             hardware_failed: false,
             retry: MonoTime::ZERO,
@@ -68,7 +71,8 @@ impl Decoders {
         self.open.as_ref().map(|(_, decoder)| decoder.name())
     }
 
-    /// Decodes an access unit. Nothing comes while a decoder that could not be opened is not due again.
+    /// Decodes an access unit, into the decoder's memory if it is to be read. Nothing comes while a decoder that could not be
+    /// opened is not due again.
     ///
     /// # Errors
     /// The decoder's: tell [`Decoders::failed`], and go on with a key frame.
@@ -76,8 +80,9 @@ impl Decoders {
         &mut self,
         format: CodedFormat,
         access_unit: &[u8],
+        read: bool,
         now: MonoTime,
-    ) -> Result<Option<I420Ref<'_>>, CodecError> {
+    ) -> Result<Option<Decoded<'_>>, CodecError> {
         // Some devices can be open only once.
         self.open.take_if(|(of, _)| *of != format);
         if self.open.is_none() {
@@ -86,10 +91,13 @@ impl Decoders {
             }
             self.open = Some((format, self.open_for(format)?));
         }
-        match &mut self.open {
-            Some((_, decoder)) => decoder.decode(access_unit),
-            None => Ok(None),
+        let Some((_, decoder)) = &mut self.open else {
+            return Ok(None);
+        };
+        if self.frames && !read {
+            return decoder.decode_frame(access_unit);
         }
+        Ok(decoder.decode(access_unit)?.map(Decoded::Memory))
     }
 
     /// The decoder failed on a picture of this format, or could not be opened.
@@ -120,7 +128,7 @@ impl Decoders {
         match format {
             CodedFormat::H264 if !hardware => Ok(Box::new(openh264::Decoder::open()?)),
             CodedFormat::H264 => {
-                let opened = device.map(|device| M2mDecoder::open(&device, format));
+                let opened = device.map(|device| M2mDecoder::open(&device, format, self.frames));
                 match opened {
                     Some(Ok(decoder)) => return Ok(Box::new(decoder)),
                     Some(Err(error)) => tracing::warn!("{error}: decoding in software"),
@@ -129,7 +137,7 @@ impl Decoders {
                 Ok(Box::new(openh264::Decoder::open()?))
             }
             CodedFormat::Fwht => match device {
-                Some(device) => Ok(Box::new(M2mDecoder::open(&device, format)?)),
+                Some(device) => Ok(Box::new(M2mDecoder::open(&device, format, self.frames)?)),
                 None => Err(CodecError {
                     codec: "v4l2m2m",
                     what:
@@ -178,9 +186,9 @@ mod tests {
     #[test]
     fn hardware_that_does_not_open_gives_way_to_software() {
         let absent = Some(PathBuf::from("/dev/absent-decoder"));
-        let mut decoders = Decoders::new(DecoderChoice::V4l2m2m(absent));
+        let mut decoders = Decoders::new(DecoderChoice::V4l2m2m(absent), true);
         let now = MonoTime::from_nanos(1);
-        let picture = decoders.decode(CodedFormat::H264, &[0, 0, 0, 1, 9, 0x10], now);
+        let picture = decoders.decode(CodedFormat::H264, &[0, 0, 0, 1, 9, 0x10], false, now);
         assert!(picture.is_ok_and(|picture| picture.is_none()));
         assert_eq!(decoders.name(), Some(openh264::NAME));
     }
@@ -188,12 +196,20 @@ mod tests {
     #[test]
     fn without_a_decoder_for_fwht_it_says_so_and_tries_again_later() {
         let absent = Some(PathBuf::from("/dev/absent-decoder"));
-        let mut decoders = Decoders::new(DecoderChoice::V4l2m2m(absent));
+        let mut decoders = Decoders::new(DecoderChoice::V4l2m2m(absent), true);
         let at = |millis: u64| MonoTime::from_nanos(millis * 1_000_000);
-        assert!(decoders.decode(CodedFormat::Fwht, &[1], at(1)).is_err());
+        assert!(
+            decoders
+                .decode(CodedFormat::Fwht, &[1], true, at(1))
+                .is_err()
+        );
         decoders.failed(CodedFormat::Fwht, at(1));
-        let soon = decoders.decode(CodedFormat::Fwht, &[1], at(500));
+        let soon = decoders.decode(CodedFormat::Fwht, &[1], true, at(500));
         assert!(soon.is_ok_and(|picture| picture.is_none()));
-        assert!(decoders.decode(CodedFormat::Fwht, &[1], at(1_001)).is_err());
+        assert!(
+            decoders
+                .decode(CodedFormat::Fwht, &[1], true, at(1_001))
+                .is_err()
+        );
     }
 }

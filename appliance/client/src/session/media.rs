@@ -97,11 +97,12 @@ impl Media {
             control,
         };
         let input = InputNet::start(ends, Arc::clone(&remote.stats), lang)?;
+        let frames = lock(&outputs).frames;
         let mut worker = Worker {
             socket,
             to,
             receiver,
-            decoders: Decoders::new(decoder),
+            decoders: Decoders::new(decoder, frames),
             outputs,
             remote,
             cursor: (Opener::new(keys.server(), Ssrc(ssrc.cursor)), ssrc.cursor),
@@ -240,7 +241,8 @@ impl Worker {
             }
             let started = clock::now();
             let format = unit.format;
-            let failed = match self.decoders.decode(format, unit.data, started) {
+            let read = outputs.read();
+            let failed = match self.decoders.decode(format, unit.data, read, started) {
                 Ok(Some(picture)) => {
                     let done = clock::now();
                     let decoded = Decoded { started, done };

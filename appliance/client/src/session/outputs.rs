@@ -7,7 +7,7 @@ use soft_kvm_core::MonoTime;
 use soft_kvm_protocol::media::{CodedFormat, ReceivedAccessUnit};
 use soft_kvm_service::console;
 use soft_kvm_video::barcode::Barcode;
-use soft_kvm_video::codec::I420Ref;
+use soft_kvm_video::codec::Decoded as Picture;
 use soft_kvm_video::cursor::Cursor;
 
 use super::probe::InputProbe;
@@ -33,6 +33,8 @@ pub(crate) struct Outputs {
     pub(crate) relay: Option<Relay>,
     /// Whether anyone wants decoded pictures.
     pub(crate) decode: bool,
+    /// The viewport's pictures may be frames.
+    pub(crate) frames: bool,
     /// Reports whose echo is waited for.
     pub(crate) probe: Option<Arc<Mutex<InputProbe>>>,
     /// A format that outputs can't take, which has been told.
@@ -95,10 +97,18 @@ impl Outputs {
         }
     }
 
+    /// Whether something reads the next picture, so that it cannot be a frame.
+    pub(crate) fn read(&self) -> bool {
+        let shown = self.viewport.as_ref();
+        self.screenshot.is_some()
+            || self.probe.is_some()
+            || !shown.is_some_and(|viewport| viewport.takes_frames())
+    }
+
     /// Takes a decoded picture.
     pub(crate) fn picture(
         &mut self,
-        picture: I420Ref<'_>,
+        picture: Picture<'_>,
         unit: &ReceivedAccessUnit<'_>,
         decoded: Decoded,
         remote: &Remote,
@@ -109,16 +119,26 @@ impl Outputs {
             stats.frame(unit, decoded);
             stats.to_local(unit.captured)
         };
-        if let Some(viewport) = &self.viewport {
-            let info = ShownFrame {
-                frame: unit.frame,
-                captured_local: captured.unwrap_or(unit.first_arrival),
-                decoded: decoded.done,
-            };
-            if let Err(error) = viewport.show(picture, info) {
-                tracing::warn!("{error}");
+        let info = ShownFrame {
+            frame: unit.frame,
+            captured_local: captured.unwrap_or(unit.first_arrival),
+            decoded: decoded.done,
+        };
+        let picture = match (picture, &self.viewport) {
+            (Picture::Memory(picture), None) => picture,
+            (Picture::Memory(picture), Some(viewport)) => {
+                if let Err(error) = viewport.show(picture, info) {
+                    tracing::warn!("{error}");
+                }
+                picture
             }
-        }
+            (Picture::Frame(frame), viewport) => {
+                if let Some(viewport) = viewport {
+                    viewport.show_frame(frame, info);
+                }
+                return;
+            }
+        };
         if let Some(path) = self.screenshot.take() {
             let cursor = remote.cursor.shown();
             match screenshot::write_png(&path, picture, &cursor, self.overwrite) {

@@ -21,6 +21,7 @@ pub(crate) struct Stats {
     present: Percentiles,
     capture_to_decoded: Percentiles,
     capture_to_presented: Percentiles,
+    direct: u64,
     /// From one decoded picture to the next; its maximum is the longest time that nothing came.
     interval: Percentiles,
     last_decoded: Option<MonoTime>,
@@ -73,6 +74,7 @@ impl Stats {
             present: Percentiles::new(),
             capture_to_decoded: Percentiles::new(),
             capture_to_presented: Percentiles::new(),
+            direct: 0,
             interval: Percentiles::new(),
             last_decoded: None,
             input_to_ack: Percentiles::new(),
@@ -124,8 +126,15 @@ impl Stats {
         }
     }
 
-    /// A frame was handed to the window system.
-    pub(crate) fn presented(&mut self, captured: MonoTime, decoded: MonoTime, at: MonoTime) {
+    /// A frame was handed to the window system, or to the monitor in the decoder's own memory (`direct`).
+    pub(crate) fn presented(
+        &mut self,
+        captured: MonoTime,
+        decoded: MonoTime,
+        at: MonoTime,
+        direct: bool,
+    ) {
+        self.direct += u64::from(direct);
         self.present.record(at.since(decoded));
         self.capture_to_presented.record(at.since(captured));
     }
@@ -251,6 +260,7 @@ impl Stats {
             frames: Frames {
                 received: received.frames,
                 decoded: self.decoded,
+                direct: self.direct,
             },
             dropped: Dropped {
                 incomplete: drops(DropReason::Incomplete),
@@ -343,6 +353,8 @@ pub(crate) struct Report {
 struct Frames {
     received: u64,
     decoded: u64,
+    /// Shown by the monitor from the decoder's own memory.
+    direct: u64,
 }
 
 #[derive(Debug, Serialize)]

@@ -46,6 +46,8 @@ pub enum ViewEvent<'a> {
         frame: ShownFrame,
         /// When the call that presents came back.
         at: MonoTime,
+        /// The monitor reads the decoder's own memory: no pixel was touched by the CPU.
+        direct: bool,
     },
     /// The window's keyboard, pointer or touch screen, as a device with the id given in [`ViewOptions`]; never empty.
     Input(EventReport<'a>),

@@ -4,11 +4,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use soft_kvm_core::{FrameRate, MonoTime};
+use soft_kvm_core::{FrameRate, MonoTime, Size};
 use soft_kvm_platform::os::display::{self, Display, DisplayError, DisplayOptions};
+use soft_kvm_video::convert::Converter;
 use soft_kvm_video::cursor::Cursor;
+use soft_kvm_video::frame::Frame;
 
 use super::ViewEvent;
+use super::convert::to_pixels;
 use super::paint::{self, Placement, Scaler};
 use super::viewport::{Picture, Texts, Viewport};
 
@@ -56,6 +59,9 @@ pub(crate) fn run(
         cursor: Cursor::default(),
         pointed: false,
         canvas: Vec::new(),
+        leaving: None,
+        refused: None,
+        reader: Converter::new(),
     };
     let main = thread::current();
     viewport.attach(Box::new(move || main.unpark()));
@@ -66,7 +72,14 @@ pub(crate) fn run(
         if viewport.is_closed() {
             break;
         }
+        let before = screen.front.frame.take();
         let fresh = viewport.take(&mut screen.front);
+        let leaving = if fresh {
+            before
+        } else {
+            screen.front.frame = before;
+            None
+        };
         let texts = viewport.update(&mut screen.texts);
         let cursor = viewport.take_cursor(&mut screen.cursor);
         stale |= fresh || texts;
@@ -77,13 +90,19 @@ pub(crate) fn run(
         }
         // Before the server has told: a multiple of 30 pictures in a second shows 30 and 60 evenly.
         let pace = rate().unwrap_or_else(|| FrameRate::hz(30));
-        match screen.draw(options.overlay, pace) {
-            Ok(()) => {
+        let drawn = screen.draw(options.overlay, pace);
+        viewport.set_frames(screen.takes_frames(options.overlay));
+        if fresh {
+            screen.leaving = leaving;
+        }
+        match drawn {
+            Ok(direct) => {
                 (stale, lost) = (false, false);
                 if fresh {
                     on_event(ViewEvent::Presented {
                         frame: screen.front.info,
                         at: (options.now)(),
+                        direct,
                     });
                 }
             }
@@ -109,6 +128,12 @@ struct Screen {
     pointed: bool,
     /// 0x00RRGGBB; graphics memory is slow to read, so nothing is mixed there.
     canvas: Vec<u32>,
+    /// The frame before, which the monitor shows until its next refresh.
+    leaving: Option<Frame>,
+    /// Size of pictures that the hardware does not show as they lie in memory.
+    refused: Option<Size>,
+    /// Reads frames that something is drawn over.
+    reader: Converter,
 }
 
 impl Screen {
@@ -119,14 +144,51 @@ impl Screen {
         self.pointed && before
     }
 
-    fn draw(&mut self, overlay: bool, rate: FrameRate) -> Result<(), DisplayError> {
+    /// Whether the next picture may lie in a decoder's memory: nothing is drawn over it, and the hardware takes such ones.
+    fn takes_frames(&self, overlay: bool) -> bool {
+        let texts = &self.texts;
+        let overlaid = overlay && !texts.overlay.is_empty();
+        let bare = texts.status.is_empty() && texts.notice.is_empty() && !overlaid;
+        let drawn = self.cursor.image.is_some() && !self.pointed;
+        bare && !drawn && self.refused != Some(self.front.size)
+    }
+
+    /// The frame's pixels for the CPU.
+    fn read(&mut self) {
+        let Some(frame) = &self.front.frame else {
+            return;
+        };
+        let pixels = &mut self.front.pixels;
+        let read = self.reader.update(frame).map_err(|error| error.to_string());
+        let read = read.and_then(|_| {
+            to_pixels(self.reader.picture(), pixels).map_err(|error| error.to_string())
+        });
+        if let Err(error) = read {
+            tracing::warn!("{error}");
+            pixels.clear();
+        }
+        // Odd edges are left out.
+        pixels.resize(self.front.size.pixels(), 0);
+    }
+
+    /// Shows what is in front; whether as it lies in the decoder's memory.
+    fn draw(&mut self, overlay: bool, rate: FrameRate) -> Result<bool, DisplayError> {
         let size = self.display.prepare(self.front.size, rate)?;
+        self.point();
+        if self.takes_frames(overlay)
+            && let Some(frame) = &self.front.frame
+        {
+            if self.display.show_frame(frame)? {
+                return Ok(true);
+            }
+            self.refused = Some(self.front.size);
+        }
+        self.read();
         self.canvas.resize(size.pixels(), 0);
         let place = Placement::fit(self.front.size, size);
         let picture = self.front.size;
         self.scaler
             .draw(picture, &self.front.pixels, place, size, &mut self.canvas);
-        self.point();
         if !self.pointed {
             paint::cursor(size, &mut self.canvas, place, picture, &self.cursor);
         }
@@ -139,6 +201,7 @@ impl Screen {
         if overlay && !self.texts.overlay.is_empty() {
             paint::overlay(size, &mut self.canvas, &self.texts.overlay);
         }
-        self.display.show(&self.canvas)
+        self.display.show(&self.canvas)?;
+        Ok(false)
     }
 }

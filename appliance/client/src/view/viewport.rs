@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use soft_kvm_core::{MonoTime, Size};
 use soft_kvm_video::codec::I420Ref;
 use soft_kvm_video::cursor::Cursor;
+use soft_kvm_video::frame::Frame;
 
 use super::convert::{BadPicture, to_pixels};
 
@@ -37,17 +38,20 @@ pub struct Viewport {
     cursor: Mutex<(Cursor, bool)>,
     replaced: AtomicU64,
     closed: AtomicBool,
+    /// Whether the viewer takes frames.
+    frames: AtomicBool,
     /// A wake-up is on its way, or there is no window yet to wake.
     woken: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
-/// A converted picture.
+/// A picture, converted or as a frame.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
     pub(super) size: Size,
-    /// 0x00RRGGBB, line by line without padding; `size.pixels()` of them.
+    /// 0x00RRGGBB, line by line without padding; `size.pixels()` of them. Of no meaning beside a frame.
     pub(super) pixels: Vec<u32>,
+    pub(super) frame: Option<Frame>,
     pub(super) info: ShownFrame,
 }
 
@@ -91,14 +95,44 @@ impl Viewport {
             to_pixels(picture, &mut back.pixels)?;
             back.size = picture.size;
             back.info = info;
+            self.hand_over(&mut back);
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Whether the viewer shows frames at the moment: nothing is drawn over them.
+    #[must_use]
+    pub fn takes_frames(&self) -> bool {
+        self.frames.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_frames(&self, taken: bool) {
+        self.frames.store(taken, Ordering::Release);
+    }
+
+    /// Shows a picture that lies in memory of devices, for a viewer that takes such ones. It goes back when the viewer is
+    /// done with it, or when it is replaced.
+    pub fn show_frame(&self, frame: Frame, info: ShownFrame) {
+        {
+            let mut back = lock(&self.back);
+            back.size = frame.info().size;
+            back.info = info;
+            back.frame = Some(frame);
+            self.hand_over(&mut back);
+        }
+        self.wake();
+    }
+
+    fn hand_over(&self, back: &mut Picture) {
+        {
             let mut ready = lock(&self.ready);
-            std::mem::swap(&mut *back, &mut ready.picture);
+            std::mem::swap(back, &mut ready.picture);
             if std::mem::replace(&mut ready.fresh, true) {
                 self.replaced.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.wake();
-        Ok(())
+        back.frame = None;
     }
 
     /// Pictures that were replaced before the window showed them.

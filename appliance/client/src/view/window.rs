@@ -294,6 +294,7 @@ impl<F: FnMut(ViewEvent<'_>)> App<'_, F> {
             (self.on_event)(ViewEvent::Presented {
                 frame: self.front.info,
                 at: (self.options.now)(),
+                direct: false,
             });
         }
         Ok(())

@@ -178,7 +178,7 @@ fn pictures_of_the_cpu_are_copied_and_counted() {
 fn a_decoder_gives_the_colour_bars_back() {
     let files = open_files();
     let decoder = node(M2mKind::Decoder).path;
-    let mut decoder = M2mDecoder::open(&decoder, CodedFormat::Fwht).expect("vicodec opens");
+    let mut decoder = M2mDecoder::open(&decoder, CodedFormat::Fwht, false).expect("vicodec opens");
     for size in [SIZE, Size::new(1280, 720), SIZE] {
         let mut source = vivid(b"NV12", size);
         let frame = next_frame(&mut source);
@@ -236,7 +236,7 @@ fn pictures_are_encoded_and_decoded_without_allocation() {
     let encoder = node(M2mKind::Encoder).path;
     let mut encoder = M2mEncoder::open(&encoder, &config(SIZE), &frame).expect("vicodec opens");
     let decoder = node(M2mKind::Decoder).path;
-    let mut decoder = M2mDecoder::open(&decoder, CodedFormat::Fwht).expect("vicodec opens");
+    let mut decoder = M2mDecoder::open(&decoder, CodedFormat::Fwht, false).expect("vicodec opens");
     let mut out = Vec::with_capacity(4 << 20);
     let mut decoded = 0;
     let mut picture = || {

@@ -20,14 +20,6 @@ pub fn standard(color: Colorimetry) -> (YuvRange, YuvStandardMatrix) {
     (range, matrix)
 }
 
-/// Whether a format's samples are R, G and B.
-const fn is_rgb(format: PixelFormat) -> bool {
-    !matches!(
-        format,
-        PixelFormat::Nv12 | PixelFormat::I420 | PixelFormat::Yuyv | PixelFormat::Uyvy
-    )
-}
-
 /// Binary digits behind the point of the factors.
 const FRACTION: u32 = 16;
 
@@ -50,7 +42,7 @@ pub(super) struct Recode {
 impl Recode {
     /// What has to be done to pictures after they have become I420 by [`Recode::rgb_range`]; `None` if nothing.
     pub(super) fn new(format: PixelFormat, color: Colorimetry) -> Option<Self> {
-        match (is_rgb(format), color.range) {
+        match (!format.is_ycbcr(), color.range) {
             (true, Range::Full) => None,
             // Limited RGB through the full-range map: luma is right, chroma has the amplitude of luma (219 steps).
             (true, Range::Limited) => Some(Self::from_scales(Matrix::Bt709, 16, 219, 219)),

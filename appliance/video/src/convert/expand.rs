@@ -82,6 +82,20 @@ pub fn line(
                 *out = factors.apply(y, cb, cr);
             }
         }
+        PixelFormat::I420 => {
+            let count = (first % 2 + out.len()).div_ceil(2);
+            let chroma = |plane| bytes(plane, line / 2, first / 2, count);
+            let (Some(luma), Some(cb), Some(cr)) =
+                (bytes(0, line, first, out.len()), chroma(1), chroma(2))
+            else {
+                return false;
+            };
+            let factors = Factors::of(color);
+            for (column, (out, &y)) in (first % 2..).zip(out.iter_mut().zip(luma)) {
+                let sample = |plane: &[u8]| plane.get(column / 2).copied().unwrap_or(128);
+                *out = factors.apply(y, sample(cb), sample(cr));
+            }
+        }
         _ => return false,
     }
     true
@@ -196,6 +210,19 @@ mod tests {
                 blue <= 3 && green <= 3 && red >= 252 && alpha == 255,
                 "{color:?}: {out:?}"
             );
+            let apart = [[128, cb], [128, cr]];
+            let [first, second] = apart.each_ref().map(|data| Some(Plane { data, stride: 2 }));
+            let mut same = [[0; 4]];
+            let planes_apart = [planes[0], first, second];
+            assert!(line(
+                PixelFormat::I420,
+                color,
+                &planes_apart,
+                0,
+                2,
+                &mut same
+            ));
+            assert_eq!(same, out);
             let mut long = [[0; 4]; 4];
             assert!(!line(PixelFormat::Nv12, color, &planes, 0, 0, &mut long));
         }

@@ -134,6 +134,10 @@ const TESTS: &[LabTest] = &[
     },
     LabTest {
         modules: &["vkms"],
+        ..LabTest::new("viewer::from_the_decoder", &[viewer::from_the_decoder])
+    },
+    LabTest {
+        modules: &["vkms"],
         ..LabTest::new("viewer::cursor", &[viewer::cursor])
     },
     LabTest {

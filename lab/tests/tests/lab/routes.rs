@@ -19,7 +19,7 @@ use crate::{m2m, privsep, vaapi, vivid};
 pub(crate) const AS_NOBODY: &[&str] = &["--user", "nobody"];
 
 /// A driver's node of a kind, as `--encoder` and `--decoder` want it.
-fn device(driver: &str, kind: M2mKind) -> anyhow::Result<String> {
+pub(crate) fn device(driver: &str, kind: M2mKind) -> anyhow::Result<String> {
     let nodes = probe();
     let found = nodes
         .iter()

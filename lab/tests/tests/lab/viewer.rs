@@ -11,12 +11,17 @@ use drm::buffer::DrmFourcc;
 use drm::control::{Device as ControlDevice, crtc, framebuffer};
 use soft_kvm_lab_tests::guest;
 use soft_kvm_platform::os::kms::{KmsOptions, KmsSource};
+use soft_kvm_platform::os::m2m::M2mKind;
+use soft_kvm_video::convert::{Converter, to_rgb};
+use soft_kvm_video::frame::PixelFormat;
 use soft_kvm_video::source::{Captured, VideoSource as _};
 
 use crate::kms::{ARROW, GROUND, pointed};
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 use crate::picture::{COLOUR_BARS, near};
+use crate::routes;
 use crate::screen::{self, Display};
+use crate::vivid;
 
 pub(crate) const CARD: &str = "/dev/dri/card0";
 /// The mode that the monitor has before: not the stream's.
@@ -75,6 +80,7 @@ impl Console {
 #[derive(Debug)]
 struct Seen {
     size: (u32, u32),
+    format: PixelFormat,
     /// In the middle of each eighth.
     colours: Vec<[u8; 3]>,
 }
@@ -87,20 +93,23 @@ fn look() -> anyhow::Result<Seen> {
             _ => None,
         }
     })?;
-    let size = frame.info().size;
-    let plane = frame.plane(0).context("no memory")?;
+    let (size, format) = (frame.info().size, frame.info().format);
+    let mut converter = Converter::new();
+    converter.update(&frame)?;
+    let stride = size.width as usize * 3;
+    let mut pixels = vec![0; stride * size.height as usize];
+    ensure!(to_rgb(converter.picture(), &mut pixels, stride), "{size}");
     // Below the text that the generator writes over its bars.
     let y = size.height as usize * 3 / 4;
     let colours = (0..8).map(|bar| {
         let x = (2 * bar + 1) * size.width as usize / 16;
-        let start = y * plane.stride + x * 4;
-        let pixel = plane.data.get(start..start + 3);
-        let [blue, green, red] = pixel.and_then(|pixel| pixel.try_into().ok())?;
-        Some([red, green, blue])
+        let start = y * stride + x * 3;
+        pixels.get(start..start + 3)?.try_into().ok()
     });
     let colours: Option<Vec<_>> = colours.collect();
     Ok(Seen {
         size: (size.width, size.height),
+        format,
         colours: colours.context("a short line")?,
     })
 }
@@ -182,6 +191,56 @@ pub(crate) fn on_the_metal() -> anyhow::Result<()> {
             console.is_shown().ok()?.then_some(())
         })
         .with_context(|| format!("after {signal}: {:?}", console.card.get_crtc(console.crtc)))?;
+    }
+    server.stop()?;
+    Ok(())
+}
+
+/// What a hardware decoder makes is on the monitor as it lies in its memory; what has an overlay over it is drawn.
+pub(crate) fn from_the_decoder() -> anyhow::Result<()> {
+    guest::modprobe("vivid", vivid::WEBCAM)?;
+    guest::modprobe("vicodec", &[])?;
+    let encoder = routes::device("vicodec", M2mKind::Encoder)?;
+    let console = Console::new()?;
+    let (target, near_seat) = kvm::two_hosts()?;
+    let source = ["--source", "v4l2:/dev/video0", "--size", "640x480"];
+    let server = Server::start(
+        Host::Namespace(&target),
+        &[&["--no-discovery", "--encoder", &encoder], &source[..]].concat(),
+    )?;
+    let seat = Seat::new(Host::Namespace(&near_seat))?;
+    seat.pair(TARGET, server.code()?)?;
+    for options in [&[][..], &["--overlay"]] {
+        let client = seat.view("kms", TARGET, options)?;
+        let direct = options.is_empty();
+        let mut seen = None;
+        let shown = guest::wait_for("the stream on the monitor", SOON, || {
+            seen = Some(look());
+            let seen = seen.as_ref()?.as_ref().ok()?;
+            let right = seen.size == STREAM && are_bars(&seen.colours);
+            (right && seen.format.is_ycbcr() == direct).then_some(())
+        });
+        shown.with_context(|| format!("{seen:?}\n{}", client.process.output()))?;
+        std::thread::sleep(Duration::from_secs(1));
+        let log = client.process.output();
+        let figures = client.stop()?;
+        let presented = kvm::number(&figures, "/video/capture_to_presented_ms/count")?;
+        let from_memory = kvm::number(&figures, "/frames/direct")?;
+        if direct {
+            // Until the first picture there are words on the screen.
+            ensure!(
+                from_memory > 10 && presented - from_memory < 5,
+                "{from_memory} of {presented}: {figures}\n{log}"
+            );
+            guest::tell(format!(
+                "{from_memory} of {presented} pictures shown as they lie in the decoder's memory"
+            ));
+        } else {
+            ensure!(from_memory == 0 && presented > 10, "{figures}\n{log}");
+        }
+        guest::wait_for("the console's picture", SOON, || {
+            console.is_shown().ok()?.then_some(())
+        })?;
     }
     server.stop()?;
     Ok(())

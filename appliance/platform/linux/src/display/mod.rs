@@ -3,6 +3,7 @@
 //! The kernel gives the screen back when the descriptor is closed, also when the process is killed. A clean end puts
 //! back itself what was there before; for a process that is killed its keeper does.
 
+mod direct;
 mod keeper;
 mod mode;
 mod pointer;

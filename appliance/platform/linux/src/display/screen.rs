@@ -11,8 +11,8 @@ use drm::buffer::{Buffer as _, DrmFourcc};
 use drm::control::atomic::AtomicModeReq;
 use drm::control::dumbbuffer::DumbBuffer;
 use drm::control::{
-    AtomicCommitFlags, Device as ControlDevice, Mode, ModeTypeFlags, PageFlipFlags, PlaneType,
-    connector, crtc, framebuffer, plane, property,
+    AtomicCommitFlags, Device as ControlDevice, Mode, ModeTypeFlags, PlaneType, connector, crtc,
+    framebuffer, plane, property,
 };
 use drm::{ClientCapability, Device as DrmDevice};
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use soft_kvm_core::{FrameRate, Size};
 use soft_kvm_video::cursor::Cursor;
 
 use super::DisplayError;
+use super::direct::{Change, Imports, PlaneIds};
 use super::keeper::{KeeperCommand, ScreenKeeper};
 use super::mode::{Timing, choose};
 use super::pointer::{Place, Pointer};
@@ -139,7 +140,7 @@ pub(crate) fn open_master(connector: &str) -> io::Result<OwnedFd> {
 }
 
 /// Property ids of one object by name.
-type Properties = HashMap<String, property::Info>;
+pub(super) type Properties = HashMap<String, property::Info>;
 
 #[derive(Debug)]
 struct Shown {
@@ -151,13 +152,15 @@ struct Shown {
 /// A monitor that shows our pictures until it is dropped.
 #[derive(Debug)]
 pub struct Display {
-    card: Card,
-    device: String,
+    pub(super) card: Card,
+    pub(super) device: String,
     connector: connector::Handle,
     crtc: crtc::Handle,
-    plane: plane::Handle,
+    pub(super) plane: plane::Handle,
     /// Of connector, CRTC and plane.
     properties: [Properties; 3],
+    pub(super) plane_ids: PlaneIds,
+    pub(super) imports: Imports,
     before: Option<crtc::Info>,
     mode: Option<Mode>,
     buffers: Vec<Shown>,
@@ -245,6 +248,8 @@ impl Display {
             of(properties(&card, crtc))?,
             of(properties(&card, plane))?,
         ];
+        let [_, _, of_plane] = &properties;
+        let plane_ids = PlaneIds::of(of_plane).map_err(fail("the plane's properties"))?;
         let before = card.get_crtc(crtc).ok();
         tracing::info!(device, connector = %monitor, "showing on a monitor");
         Ok(Self {
@@ -254,6 +259,8 @@ impl Display {
             crtc,
             plane,
             properties,
+            plane_ids,
+            imports: Imports::default(),
             before,
             mode: None,
             buffers: Vec::new(),
@@ -333,15 +340,33 @@ impl Display {
                 target.copy_from_slice(&pixel.to_le_bytes());
             }
         }
-        let flipped = self
-            .card
-            .page_flip(self.crtc, back.framebuffer, PageFlipFlags::EVENT, None);
-        if let Err(error) = flipped {
+        let framebuffer = back.framebuffer;
+        let Some(screen) = self.screen() else {
+            return Ok(());
+        };
+        self.flip(&Change {
+            framebuffer,
+            size: self.canvas,
+            screen,
+            color: None,
+        })?;
+        self.next = (next + 1) % BUFFERS;
+        Ok(())
+    }
+
+    /// The size of the screen, once it has a mode.
+    pub(super) fn screen(&self) -> Option<Size> {
+        self.mode.as_ref().map(|mode| timing(mode).size)
+    }
+
+    /// Puts a picture on the plane at the next vertical blank.
+    pub(super) fn flip(&mut self, change: &Change) -> Result<(), DisplayError> {
+        let flags = AtomicCommitFlags::PAGE_FLIP_EVENT | AtomicCommitFlags::NONBLOCK;
+        if let Err(error) = self.change(change, flags) {
             self.picture = None;
-            return Err(failed(&self.device, "DRM_IOCTL_MODE_PAGE_FLIP")(error));
+            return Err(failed(&self.device, "DRM_IOCTL_MODE_ATOMIC")(error));
         }
         self.flipping = true;
-        self.next = (next + 1) % BUFFERS;
         Ok(())
     }
 
@@ -382,7 +407,7 @@ impl Display {
     }
 
     /// Waits until the picture before is on the screen and its buffer free.
-    fn finish_flip(&mut self) {
+    pub(super) fn finish_flip(&mut self) {
         if !std::mem::take(&mut self.flipping) {
             return;
         }
@@ -420,6 +445,7 @@ impl Display {
         }
         let old = std::mem::replace(&mut self.buffers, buffers);
         self.free(old);
+        self.imports.forget(&self.card);
         self.next = 1;
         Ok(())
     }
@@ -521,10 +547,14 @@ impl Drop for Display {
         }
         let buffers = std::mem::take(&mut self.buffers);
         self.free(buffers);
+        self.imports.forget(&self.card);
     }
 }
 
-fn failed<'a>(device: &'a str, action: &'static str) -> impl Fn(io::Error) -> DisplayError + 'a {
+pub(super) fn failed<'a>(
+    device: &'a str,
+    action: &'static str,
+) -> impl Fn(io::Error) -> DisplayError + 'a {
     move |source| match source.raw_os_error() {
         Some(libc::EACCES | libc::EBUSY) if action != "open" => DisplayError::Busy {
             device: device.to_owned(),
@@ -537,7 +567,7 @@ fn failed<'a>(device: &'a str, action: &'static str) -> impl Fn(io::Error) -> Di
     }
 }
 
-fn id(properties: &Properties, name: &str) -> io::Result<property::Handle> {
+pub(super) fn id(properties: &Properties, name: &str) -> io::Result<property::Handle> {
     let info = properties.get(name);
     info.map(property::Info::handle)
         .ok_or_else(|| Errno::EOPNOTSUPP.into())
@@ -557,7 +587,7 @@ fn timing(mode: &Mode) -> Timing {
 }
 
 /// Where a picture goes: the largest rectangle of its shape, in the middle of the screen.
-fn fit(picture: Size, screen: Size) -> (u32, u32, Size) {
+pub(super) fn fit(picture: Size, screen: Size) -> (u32, u32, Size) {
     let (pw, ph) = (u64::from(picture.width), u64::from(picture.height));
     let (sw, sh) = (u64::from(screen.width), u64::from(screen.height));
     // Never wider than the screen.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::stat::fstat;
 use soft_kvm_core::{MonoTime, Size};
-use soft_kvm_video::frame::{Colorimetry, DmaBuf, Frame, PixelFormat, Rect};
+use soft_kvm_video::frame::{Colorimetry, DmaBuf, Frame, Rect};
 
 use super::device::{Device, Format, Linear, Target, Texture};
 use super::pass::Pass;
@@ -168,7 +168,7 @@ impl Session {
                 self.imports.swap_remove(oldest);
             }
         }
-        let yuv = (info.format == PixelFormat::Nv12).then_some(info.color);
+        let yuv = info.format.is_ycbcr().then_some(info.color);
         let texture = Texture::import(&self.device, &memory, info.size, yuv)?;
         self.imports.push((key, texture, now));
         Ok(self.imports.len() - 1)

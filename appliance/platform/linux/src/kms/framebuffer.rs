@@ -247,6 +247,7 @@ fn layout(fb: &Fb2, gpu: GpuMode) -> Result<Layout, FbError> {
         b"RG16" => (PixelFormat::Rgb565, Blend::Opaque),
         b"XR30" => (PixelFormat::Xrgb2101010, Blend::Opaque),
         b"NV12" => (PixelFormat::Nv12, Blend::Opaque),
+        b"YU12" => (PixelFormat::I420, Blend::Opaque),
         // What it is when a GPU has read it.
         b"XB30" | b"XR48" | b"XB48" if gpu.is_some() => (PixelFormat::Bgrx, Blend::Opaque),
         b"AR30" | b"AB30" | b"AR48" | b"AB48" if gpu.is_some() => {
@@ -323,7 +324,7 @@ mod tests {
             height: 48,
             fourcc: fourcc(code),
             handles: [1, 0, 0, 0],
-            pitches: [256, 256, 0, 0],
+            pitches: [256, 256, 256, 0],
             ..Fb2::default()
         }
     }
@@ -372,6 +373,7 @@ mod tests {
             (b"RG16", PixelFormat::Rgb565, Blend::Opaque),
             (b"XR30", PixelFormat::Xrgb2101010, Blend::Opaque),
             (b"NV12", PixelFormat::Nv12, Blend::Opaque),
+            (b"YU12", PixelFormat::I420, Blend::Opaque),
         ] {
             let got = layout(&fb2(*code), GpuMode::Auto).expect("known");
             assert_eq!((got.format, got.blend), (format, blend));

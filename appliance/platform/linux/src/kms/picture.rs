@@ -243,9 +243,10 @@ impl Picture {
 }
 
 fn color(format: PixelFormat, plane: &PlaneState) -> Colorimetry {
-    match format {
-        PixelFormat::Nv12 => plane.color,
-        _ => Colorimetry::RGB,
+    if format.is_ycbcr() {
+        plane.color
+    } else {
+        Colorimetry::RGB
     }
 }
 

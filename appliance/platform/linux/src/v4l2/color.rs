@@ -1,7 +1,7 @@
 //! Colours as V4L2 tells them, with the defaults of `<linux/videodev2.h>`.
 
 use soft_kvm_core::{FourCc, Size};
-use soft_kvm_video::frame::{Colorimetry, Matrix, PixelFormat, Range};
+use soft_kvm_video::frame::{Colorimetry, Matrix, Range};
 
 use super::abi::{colorspace, quantization, ycbcr_enc};
 use super::format::{self, Layout};
@@ -50,7 +50,7 @@ impl Fields {
         let rgb = match format::layout(code) {
             // The decoder makes RGB of JFIF's BT.601 full range, whatever the driver says.
             Some(Layout::Jpeg) => return Colorimetry::RGB,
-            Some(Layout::Raw(format)) => !is_ycbcr(format),
+            Some(Layout::Raw(format)) => !format.is_ycbcr(),
             None => false,
         };
         // V4L2_MAP_COLORSPACE_DEFAULT for video; standard definition ends at 576 lines.
@@ -86,13 +86,6 @@ impl Fields {
         let matrix = if rgb { Colorimetry::RGB.matrix } else { matrix };
         Colorimetry { matrix, range }
     }
-}
-
-fn is_ycbcr(format: PixelFormat) -> bool {
-    matches!(
-        format,
-        PixelFormat::Nv12 | PixelFormat::I420 | PixelFormat::Yuyv | PixelFormat::Uyvy
-    )
 }
 
 #[cfg(test)]

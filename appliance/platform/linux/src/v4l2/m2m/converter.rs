@@ -1,21 +1,19 @@
 //! Converters (Pi ISP, vim2m): one DMA-BUF in, another out, for encoders that do not take what a source gives.
 
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::errno::Errno;
 use soft_kvm_core::FourCc;
 use soft_kvm_video::codec::CodecError;
-use soft_kvm_video::frame::{DmaBuf, DmaPlane, Frame, FrameInfo, FramePool, PixelFormat, Plane};
+use soft_kvm_video::frame::{DmaBuf, Frame, FrameInfo, FramePool, PixelFormat, Plane};
 
 use super::abi;
 use super::device::{DEADLINE, Running, error, open_for};
-use super::ioctl::{self, Format, Memory, Stamp, Wanted};
-use super::layout::{self, Place};
+use super::exports::Exports;
+use super::ioctl::{Format, Memory, Stamp, Wanted};
+use super::layout;
 use crate::clock;
-use crate::v4l2::format::drm_fourcc;
 
 /// Slots for imported pictures, see the encoder's.
 const IMPORTS: u32 = 8;
@@ -37,11 +35,7 @@ pub struct M2mConverter {
 #[derive(Debug)]
 struct Converted {
     run: Running,
-    pixels: PixelFormat,
-    places: [Place; 3],
-    planes: usize,
-    /// The DMA-BUFs of each buffer's memories.
-    exports: Vec<Vec<OwnedFd>>,
+    exports: Exports,
     /// Buffers that are not lent out.
     free: AtomicU32,
 }
@@ -80,34 +74,20 @@ impl M2mConverter {
             .find(|code| offered.iter().any(|(offer, _)| offer == *code))
             .ok_or_else(|| error(format!("{} makes none of {wanted:?}", device.name)))?;
         let set = device.set_format(device.capture(), ask(*made, 0))?;
-        let shape = layout::pixels(set.format).zip(layout::places(&set));
-        let (pixels, (places, planes)) = shape
-            .filter(|_| set.format == *made && set.size == info.size)
-            .ok_or_else(|| {
-                let what = format!("{} of {} for {}", set.format, set.size, info.size);
-                error(format!("{} set {what}", device.name))
-            })?;
-        let run = device.start(Memory::DmaBuf, IMPORTS, RESULTS)?;
-        let mut exports = Vec::new();
-        for (index, maps) in (0_u32..).zip(&run.result) {
-            let memories = (0_u32..).take(maps.len());
-            let export =
-                |plane| ioctl::export_buffer(&run.device, run.device.capture(), index, plane);
-            let exported: Result<Vec<_>, Errno> = memories.map(export).collect();
-            exports.push(exported.map_err(|errno| run.device.failed("VIDIOC_EXPBUF", errno))?);
+        let unlike = |device: &str| {
+            let what = format!("{} of {} for {}", set.format, set.size, info.size);
+            error(format!("{device} set {what}"))
+        };
+        if set.format != *made || set.size != info.size {
+            return Err(unlike(&device.name));
         }
+        let run = device.start(Memory::DmaBuf, IMPORTS, RESULTS)?;
+        let exports = Exports::of(&run, &set)?.ok_or_else(|| unlike(&run.device.name))?;
         tracing::info!(device = %run.device.name, driver = %run.device.driver, %raw, to = %set.format,
             size = %info.size, "converting");
         let free = AtomicU32::new(u32::try_from(run.result.len()).unwrap_or(0));
         Ok(Self {
-            pool: Arc::new(Converted {
-                run,
-                pixels,
-                places,
-                planes,
-                exports,
-                free,
-            }),
+            pool: Arc::new(Converted { run, exports, free }),
             set: input,
             from: info.format,
             stamp: Stamp::default(),
@@ -163,7 +143,7 @@ impl M2mConverter {
                 broken |= done.has(abi::BUF_ERROR);
                 self.pool.free.fetch_sub(1, Ordering::AcqRel);
                 let converted = FrameInfo {
-                    format: self.pool.pixels,
+                    format: self.pool.exports.pixels,
                     ..info
                 };
                 // A frame from here on, so that whatever happens it goes back.
@@ -181,31 +161,11 @@ impl M2mConverter {
 
 impl FramePool for Converted {
     fn plane(&self, buffer: u32, plane: usize) -> Option<Plane<'_>> {
-        let place = self.places.get(..self.planes)?.get(plane)?;
-        let memory = self.run.result.get(buffer as usize)?.get(place.memory)?;
-        Some(Plane {
-            data: memory.bytes().get(place.offset as usize..)?,
-            stride: place.stride as usize,
-        })
+        self.exports.plane(&self.run.result, buffer, plane)
     }
 
     fn dma_buf(&self, buffer: u32) -> Option<DmaBuf<'_>> {
-        let fds = self.exports.get(buffer as usize)?;
-        let memories = self.run.result.get(buffer as usize)?;
-        let mut planes = [None; 4];
-        for (plane, place) in planes.iter_mut().zip(self.places).take(self.planes) {
-            *plane = Some(DmaPlane {
-                fd: fds.get(place.memory)?.as_fd(),
-                offset: place.offset,
-                stride: place.stride,
-                length: u32::try_from(memories.get(place.memory)?.bytes().len()).ok()?,
-            });
-        }
-        Some(DmaBuf {
-            fourcc: drm_fourcc(self.pixels)?,
-            modifier: DmaBuf::LINEAR,
-            planes,
-        })
+        self.exports.dma_buf(&self.run.result, buffer)
     }
 
     fn release(&self, buffer: u32) {

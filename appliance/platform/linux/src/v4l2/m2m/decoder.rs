@@ -1,16 +1,21 @@
 //! Stateful decoders (kernel doc "Memory-to-Memory Stateful Video Decoder Interface"): one access unit in flight.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use soft_kvm_core::{FourCc, Size};
-use soft_kvm_video::codec::{CodecError, CodedFormat, I420Ref, VideoDecoder};
+use soft_kvm_video::codec::{CodecError, CodedFormat, Decoded, I420Ref, VideoDecoder};
 use soft_kvm_video::convert::to_i420;
-use soft_kvm_video::frame::{Colorimetry, PixelFormat};
+use soft_kvm_video::frame::{
+    Colorimetry, Damage, DmaBuf, Frame, FrameInfo, FramePool, PixelFormat, Plane,
+};
 
 use super::abi;
-use super::device::{DEADLINE, Device, NAME, Running, error};
+use super::device::{DEADLINE, Device, Maps, NAME, Running, error};
+use super::exports::Exports;
 use super::h264::contents;
 use super::ioctl::{self, Fill, Format, Stamp, Wanted};
 use super::layout::{self, Place};
@@ -20,6 +25,9 @@ use crate::v4l2::ioctl::dequeue_event;
 
 /// Pictures that the decoder may hold as references, one that is shown, one being filled.
 const RESULTS: u32 = 6;
+
+/// More where pictures are lent out: one waits for the monitor, one for its next refresh.
+const LENT: u32 = 3;
 
 /// How long a driver may take to tell the size of a stream. Some tell it only once the capture queue runs (v4l2r#7:
 /// bcm2835-codec), so then it starts as it is.
@@ -34,25 +42,53 @@ struct Output {
     visible: Size,
 }
 
+/// The buffers of one run of the capture queue, and which of them have come back.
+#[derive(Debug)]
+struct Lent {
+    exports: Exports,
+    maps: Arc<Vec<Maps>>,
+    /// A bit for each; queued again with the next access unit, which is the first to need them.
+    back: AtomicU64,
+}
+
+impl FramePool for Lent {
+    fn plane(&self, buffer: u32, plane: usize) -> Option<Plane<'_>> {
+        self.exports.plane(&self.maps, buffer, plane)
+    }
+
+    fn dma_buf(&self, buffer: u32) -> Option<DmaBuf<'_>> {
+        self.exports.dma_buf(&self.maps, buffer)
+    }
+
+    fn release(&self, buffer: u32) {
+        let bit = 1_u64.checked_shl(buffer).unwrap_or(0);
+        self.back.fetch_or(bit, Ordering::AcqRel);
+    }
+}
+
 /// A hardware decoder.
 #[derive(Debug)]
 pub struct M2mDecoder {
     run: Running,
     coded: CodedFormat,
     output: Option<Output>,
-    /// The buffer that is lent out as a picture.
+    /// The buffer whose memory was given as a picture.
     held: Option<u32>,
+    /// Buffers that are given as frames, once one was asked for.
+    lent: Option<Arc<Lent>>,
+    /// Whether frames may be asked for.
+    lends: bool,
     stamp: Stamp,
     /// Y, Cb and Cr apart, for decoders that interleave them.
     apart: [Vec<u8>; 3],
 }
 
 impl M2mDecoder {
-    /// Opens `node` for streams of `coded`; sizes come with the stream.
+    /// Opens `node` for streams of `coded`; sizes come with the stream. Where it `lends`, pictures can be had as frames.
     ///
     /// # Errors
     /// [`CodecError`]: no such device, no permission, in use; it does not take the format; no memory.
-    pub fn open(node: &Path, coded: CodedFormat) -> Result<Self, CodecError> {
+    pub fn open(node: &Path, coded: CodedFormat, lends: bool) -> Result<Self, CodecError> {
         let device = Device::open(node)?;
         let code = setup::CODED
             .iter()
@@ -81,6 +117,8 @@ impl M2mDecoder {
             coded,
             output: None,
             held: None,
+            lent: None,
+            lends,
             stamp: Stamp::default(),
             apart: [Vec::new(), Vec::new(), Vec::new()],
         })
@@ -108,6 +146,7 @@ impl M2mDecoder {
     /// Takes over the stream's size and starts the capture queue (kernel doc "Capture Setup").
     fn set_output(&mut self) -> Result<(), CodecError> {
         if self.output.take().is_some() {
+            self.lent = None;
             self.run.stop_results()?;
         }
         let device = &self.run.device;
@@ -170,7 +209,8 @@ impl M2mDecoder {
             places,
             visible,
         });
-        self.run.start_results(RESULTS)
+        let lent = if self.lends { LENT } else { 0 };
+        self.run.start_results(RESULTS + lent)
     }
 
     /// Waits until the access unit has been read and, if it holds one, its picture is there.
@@ -302,30 +342,91 @@ impl M2mDecoder {
     }
 }
 
-impl VideoDecoder for M2mDecoder {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn decode(&mut self, access_unit: &[u8]) -> Result<Option<I420Ref<'_>>, CodecError> {
+impl M2mDecoder {
+    /// Decodes an access unit into a buffer, which stays out of the queue.
+    fn next(&mut self, access_unit: &[u8]) -> Result<Option<u32>, CodecError> {
         if access_unit.is_empty() {
             return Ok(None);
         }
         if let Some(index) = self.held.take() {
             self.run.give_back(index)?;
         }
+        let back = self.lent.as_ref();
+        let mut back = back.map_or(0, |lent| lent.back.swap(0, Ordering::AcqRel));
+        while back != 0 {
+            self.run.give_back(back.trailing_zeros())?;
+            back &= back - 1;
+        }
         let holds_picture = match self.coded {
             CodedFormat::H264 => contents(access_unit).picture,
             CodedFormat::Fwht => true,
         };
         self.queue(access_unit)?;
-        self.held = self.finish(holds_picture)?;
-        match self.held {
+        self.finish(holds_picture)
+    }
+
+    /// A filled buffer as a frame; `None` where the driver does not export its buffers, or makes what no frame is of.
+    fn frame(&mut self, index: u32) -> Option<Frame> {
+        let output = self.output?;
+        if self.lent.is_none() && self.lends {
+            let exports = Exports::of(&self.run, &output.set).unwrap_or_else(|error| {
+                tracing::info!("{error}: pictures are copied to the screen");
+                None
+            });
+            self.lends = exports.is_some();
+            self.lent = exports.map(|exports| {
+                Arc::new(Lent {
+                    exports,
+                    maps: Arc::clone(&self.run.result),
+                    back: AtomicU64::new(0),
+                })
+            });
+        }
+        let lent = self.lent.clone()?;
+        let rgb = layout::is_rgb(output.set.format);
+        let info = FrameInfo {
+            format: output.pixels,
+            color: if rgb {
+                Colorimetry::RGB
+            } else {
+                output.set.color
+            },
+            size: output.visible,
+            sequence: self.stamp.0.into(),
+            captured: clock::now(),
+            damage: Damage::Unknown,
+            cpu_bytes: 0,
+        };
+        Some(Frame::new(info, lent, index))
+    }
+
+    /// The memory of a filled buffer, until the next access unit.
+    fn hold(&mut self, index: u32) -> Result<I420Ref<'_>, CodecError> {
+        self.held = Some(index);
+        let fault = || error("a decoded picture is larger than its buffer");
+        self.picture(index).ok_or_else(fault)
+    }
+}
+
+impl VideoDecoder for M2mDecoder {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn decode(&mut self, access_unit: &[u8]) -> Result<Option<I420Ref<'_>>, CodecError> {
+        match self.next(access_unit)? {
             None => Ok(None),
-            Some(index) => {
-                let fault = || error("a decoded picture is larger than its buffer");
-                self.picture(index).map(Some).ok_or_else(fault)
-            }
+            Some(index) => self.hold(index).map(Some),
+        }
+    }
+
+    fn decode_frame(&mut self, access_unit: &[u8]) -> Result<Option<Decoded<'_>>, CodecError> {
+        let Some(index) = self.next(access_unit)? else {
+            return Ok(None);
+        };
+        match self.frame(index) {
+            Some(frame) => Ok(Some(Decoded::Frame(frame))),
+            None => self.hold(index).map(Decoded::Memory).map(Some),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -127,7 +128,7 @@ impl Device {
             device: self,
             memory: Memory::Mmap,
             input: Vec::new(),
-            result: Vec::new(),
+            result: Arc::default(),
             hung: AtomicBool::new(false),
         }
     }
@@ -191,8 +192,8 @@ pub(super) struct Running {
     memory: Memory,
     /// Buffers of the output queue.
     pub(super) input: Vec<Maps>,
-    /// Buffers of the capture queue.
-    pub(super) result: Vec<Maps>,
+    /// Buffers of the capture queue; pictures that are lent out keep them mapped.
+    pub(super) result: Arc<Vec<Maps>>,
     /// The device did not answer: closing it may take for ever.
     hung: AtomicBool,
 }
@@ -281,7 +282,7 @@ impl Running {
 
     /// Makes and maps the buffers of the capture queue, hands them over and starts both queues.
     pub(super) fn begin(&mut self, captures: u32) -> Result<(), CodecError> {
-        self.result = self.buffers(self.device.capture(), Memory::Mmap, captures)?;
+        self.result = Arc::new(self.buffers(self.device.capture(), Memory::Mmap, captures)?);
         self.on()
     }
 
@@ -301,7 +302,7 @@ impl Running {
     /// Makes and maps the buffers of the capture queue, hands them over and starts it.
     pub(super) fn start_results(&mut self, captures: u32) -> Result<(), CodecError> {
         let capture = self.device.capture();
-        self.result = self.buffers(capture, Memory::Mmap, captures)?;
+        self.result = Arc::new(self.buffers(capture, Memory::Mmap, captures)?);
         for index in 0..self.result.len() {
             self.give_back(u32::try_from(index).unwrap_or(u32::MAX))?;
         }
@@ -313,7 +314,7 @@ impl Running {
         let capture = self.device.capture();
         ioctl::stream_off(&self.device, capture)
             .map_err(|errno| self.device.failed("VIDIOC_STREAMOFF", errno))?;
-        self.result.clear();
+        self.result = Arc::default();
         ioctl::request_buffers(&self.device, capture, Memory::Mmap, 0)
             .map_err(|errno| self.device.failed("VIDIOC_REQBUFS (capture, none)", errno))?;
         Ok(())

@@ -44,12 +44,7 @@ pub(super) fn pixels(format: FourCc) -> Option<PixelFormat> {
 
 /// Whether a format's samples are R, G and B.
 pub(super) fn is_rgb(format: FourCc) -> bool {
-    pixels(format).is_some_and(|pixels| {
-        !matches!(
-            pixels,
-            PixelFormat::Nv12 | PixelFormat::I420 | PixelFormat::Yuyv | PixelFormat::Uyvy
-        )
-    })
+    pixels(format).is_some_and(|pixels| !pixels.is_ycbcr())
 }
 
 /// A plane of a picture in a V4L2 buffer: the memory that it is in, where it begins there, bytes from line to line.

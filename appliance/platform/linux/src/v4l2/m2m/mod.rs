@@ -10,6 +10,7 @@ mod copy;
 mod decoder;
 mod device;
 mod encoder;
+mod exports;
 mod fwht;
 pub(crate) mod h264;
 mod ioctl;
