@@ -58,10 +58,10 @@ fn golden_ids() {
 }
 
 const GOLDEN: [&str; 4] = [
-    "built-in 85d61739a98d4fb640493f0eb6d2d38469c18410c82a91aef7463bfea61ca6d4",
-    "bitrate afbec0bab9072d86380e65e5adc78ea6c3edeb50f7178887671a6a3af202c521",
-    "plain eb29e0bbf1a816f2deffd5fdfc78e841b22f37b8e258e43e9d4300d14885f06f",
-    "imports 23fabcfeb6693984384c73660f3490855c86da2a2d0a0c50df43f18e427833bb",
+    "built-in 3e9b7eec38f7d988db56d3c0996451370fa2f9430647140d356a5d0ea3c64b84",
+    "bitrate f65d8e0ea10cf940ac972c892ffe60777b27d0c69cefb44600c9550431c0a00d",
+    "plain 2e2288adeb84896ab46be05917c9d0e52a1cf5e077e707890c397b7713392179",
+    "imports 0c3e1d1de7ffbabe64e9640c3e24e483d9f5017c3e5c33be778ed88c4cdbe45a",
 ];
 
 #[test]
