@@ -137,9 +137,9 @@ fn plug_capture() -> anyhow::Result<()> {
 /// Plugged: the server starts and streams. Ten times gone and back: the reason is shown, then the picture, by the same
 /// server over the same connection.
 fn capture_device(seat: &Seat<'_>) -> anyhow::Result<()> {
-    // A busy machine may hold it up; the quickest of three is the programs' own.
+    // A busy machine may hold it up; the quickest one is the programs' own.
     let mut quickest = (Duration::MAX, Duration::MAX);
-    for _ in 0..3 {
+    for _ in 0..10 {
         quickest = quickest.min(streams_when_plugged(seat)?);
         if quickest.0 < STREAMING {
             break;
