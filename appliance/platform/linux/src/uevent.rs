@@ -1,12 +1,11 @@
 //! The kernel's own notices about devices (`kobject_uevent`), by netlink and without udev.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink;
 
 /// The multicast group of the kernel; group 2 is udev's.
 const KERNEL: u32 = 1;
@@ -37,15 +36,8 @@ impl Uevents {
     /// # Errors
     /// The kernel has no netlink, or the process no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Datagram,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkKObjectUEvent,
-        )?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL))?;
         Ok(Self {
-            socket,
+            socket: netlink::listen(SockProtocol::NetlinkKObjectUEvent, KERNEL)?,
             buffer: vec![0; LONGEST].into_boxed_slice(),
         })
     }
@@ -53,18 +45,9 @@ impl Uevents {
     /// Reads everything that waits; whether one of it is `wanted`. Lost ones (the kernel's queue was full) count
     /// as wanted.
     pub fn drain(&mut self, mut wanted: impl FnMut(&Uevent<'_>) -> bool) -> bool {
-        let mut found = false;
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    let message = self.buffer.get(..length).unwrap_or_default();
-                    found |= parse(message).is_some_and(|event| wanted(&event));
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::ENOBUFS) => found = true,
-                Err(_) => return found,
-            }
-        }
+        netlink::drain(&self.socket, &mut self.buffer, |message| {
+            parse(message).is_some_and(|event| wanted(&event))
+        })
     }
 }
 

@@ -119,10 +119,28 @@ fn check(frame: &Frame, tolerance: u8, wanted: impl Fn(u32, u32) -> [u8; 4]) {
     }
 }
 
+/// Shows a framebuffer of this format, and looks at the frame that a source which opens then gives of it. The CPU has touched none
+/// of it before.
+fn see(
+    (node, display): &(PathBuf, Display),
+    fourcc: DrmFourcc,
+    open: impl FnOnce(&PathBuf) -> KmsSource,
+    look: impl FnOnce(&Frame, &KmsSource, &Fb),
+) {
+    let fb = shown(display, SMALL, fourcc);
+    let mut source = open(node);
+    let frame = next_frame(&mut source);
+    assert_eq!(frame.info().cpu_bytes, 0);
+    look(&frame, &source, &fb);
+    drop((frame, source));
+    display.turn_off();
+    display.remove(fb);
+}
+
 #[test]
 #[ignore = "needs the lab: vkms"]
 fn formats() {
-    let (node, display) = display();
+    let screen = display();
     for (fourcc, format, tolerance) in [
         (DrmFourcc::Xrgb8888, PixelFormat::Bgrx, 0),
         (DrmFourcc::Argb8888, PixelFormat::Bgrx, 0),
@@ -131,27 +149,22 @@ fn formats() {
         (DrmFourcc::Rgb565, PixelFormat::Rgb565, 7),
         (DrmFourcc::Nv12, PixelFormat::Nv12, 40),
     ] {
-        let fb = shown(&display, SMALL, fourcc);
-        let mut source = open(&node);
-        let frame = next_frame(&mut source);
-        assert_eq!(frame.info().format, format);
-        assert_eq!(frame.info().cpu_bytes, 0);
-        let memory = frame.dma_buf().expect("a DMA-BUF");
-        assert_eq!(memory.fourcc, fourcc as u32);
-        let planes: Vec<_> = memory.planes.iter().flatten().collect();
-        assert_eq!(planes.len(), if fourcc == DrmFourcc::Nv12 { 2 } else { 1 });
-        assert_eq!(planes[0].stride, fb.buffer_pitch());
-        // vkms says BT.601 full range by default: NV12 is compared where that differs little, by its own bytes.
-        if fourcc == DrmFourcc::Nv12 {
-            let luma = frame.plane(0).expect("luma").data[0];
-            assert_eq!(luma, 16, "black");
-        } else {
-            check(&frame, tolerance, background);
-        }
+        see(&screen, fourcc, open, |frame, _, fb| {
+            assert_eq!(frame.info().format, format);
+            let memory = frame.dma_buf().expect("a DMA-BUF");
+            assert_eq!(memory.fourcc, fourcc as u32);
+            let planes: Vec<_> = memory.planes.iter().flatten().collect();
+            assert_eq!(planes.len(), if fourcc == DrmFourcc::Nv12 { 2 } else { 1 });
+            assert_eq!(planes[0].stride, fb.buffer_pitch());
+            // vkms says BT.601 full range by default: NV12 is compared where that differs little, by its own bytes.
+            if fourcc == DrmFourcc::Nv12 {
+                let luma = frame.plane(0).expect("luma").data[0];
+                assert_eq!(luma, 16, "black");
+            } else {
+                check(frame, tolerance, background);
+            }
+        });
         println!("seen: {fourcc:?} as {format:?}, 0 bytes copied");
-        drop((frame, source));
-        display.turn_off();
-        display.remove(fb);
     }
 }
 
@@ -169,7 +182,7 @@ fn through_gpu(node: &PathBuf) -> KmsSource {
 #[test]
 #[ignore = "needs the lab: vkms"]
 fn gpu_formats() {
-    let (node, display) = display();
+    let screen = display();
     for (fourcc, drawn, tolerance) in [
         (DrmFourcc::Xrgb8888, DrmFourcc::Xrgb8888, 0),
         (DrmFourcc::Argb8888, DrmFourcc::Argb8888, 0),
@@ -177,22 +190,17 @@ fn gpu_formats() {
         (DrmFourcc::Abgr8888, DrmFourcc::Argb8888, 0),
         (DrmFourcc::Rgb565, DrmFourcc::Xrgb8888, 7),
     ] {
-        let fb = shown(&display, SMALL, fourcc);
-        let mut source = through_gpu(&node);
-        let frame = next_frame(&mut source);
-        assert_eq!(frame.info().format, PixelFormat::Bgrx);
-        assert_eq!(frame.info().cpu_bytes, 0);
-        let memory = frame.dma_buf().expect("a DMA-BUF");
-        assert_eq!(
-            (memory.fourcc, memory.modifier),
-            (drawn as u32, DmaBuf::LINEAR)
-        );
-        check(&frame, tolerance, background);
-        let gpu = source.converter().expect("it went through the GPU");
-        println!("seen: {fourcc:?} as {drawn:?} by {gpu}");
-        drop((frame, source));
-        display.turn_off();
-        display.remove(fb);
+        see(&screen, fourcc, through_gpu, |frame, source, _| {
+            assert_eq!(frame.info().format, PixelFormat::Bgrx);
+            let memory = frame.dma_buf().expect("a DMA-BUF");
+            assert_eq!(
+                (memory.fourcc, memory.modifier),
+                (drawn as u32, DmaBuf::LINEAR)
+            );
+            check(frame, tolerance, background);
+            let gpu = source.converter().expect("it went through the GPU");
+            println!("seen: {fourcc:?} as {drawn:?} by {gpu}");
+        });
     }
 }
 

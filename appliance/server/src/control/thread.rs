@@ -241,29 +241,35 @@ impl Control {
             }
         };
         if ports.scope == Scope::Private {
-            let wanted: BTreeSet<_> = addresses.private_at(ports.port).collect();
-            ports.open.retain(|at, _| wanted.contains(at));
-            ports.missing = false;
-            for at in wanted {
-                if ports.open.contains_key(&at) {
-                    continue;
+            self.listen_at_all(context, ports, addresses.private_at(ports.port).collect());
+        }
+        addresses.tell_public(&mut ports.told);
+    }
+
+    /// Listens at these addresses and at no others.
+    fn listen_at_all(
+        &self,
+        context: &Arc<Context>,
+        ports: &mut Ports,
+        mut wanted: BTreeSet<SocketAddr>,
+    ) {
+        ports.open.retain(|at, _| wanted.remove(at));
+        ports.missing = false;
+        for at in wanted {
+            match self.listen_at(context, at) {
+                Ok(listening) => {
+                    tracing::debug!(%at, "listening");
+                    ports.told.remove(&at.ip());
+                    ports.open.insert(at, listening);
                 }
-                match self.listen_at(context, at) {
-                    Ok(listening) => {
-                        tracing::debug!(%at, "listening");
-                        ports.told.remove(&at.ip());
-                        ports.open.insert(at, listening);
-                    }
-                    Err(error) => {
-                        ports.missing = true;
-                        if ports.told.insert(at.ip()) {
-                            tracing::warn!("nobody is answered at {at}: {error:#}");
-                        }
+                Err(error) => {
+                    ports.missing = true;
+                    if ports.told.insert(at.ip()) {
+                        tracing::warn!("nobody is answered at {at}: {error:#}");
                     }
                 }
             }
         }
-        addresses.tell_public(&mut ports.told);
     }
 
     fn listen_at(&self, context: &Arc<Context>, at: SocketAddr) -> anyhow::Result<Listening> {

@@ -42,13 +42,13 @@ pub(super) struct Recode {
 impl Recode {
     /// What has to be done to pictures after they have become I420 by [`Recode::rgb_range`]; `None` if nothing.
     pub(super) fn new(format: PixelFormat, color: Colorimetry) -> Option<Self> {
-        match (!format.is_ycbcr(), color.range) {
-            (true, Range::Full) => None,
+        match (format.is_ycbcr(), color.range) {
+            (false, Range::Full) => None,
             // Limited RGB through the full-range map: luma is right, chroma has the amplitude of luma (219 steps).
-            (true, Range::Limited) => Some(Self::from_scales(Matrix::Bt709, 16, 219, 219)),
-            (false, Range::Limited) if color.matrix == Matrix::Bt709 => None,
-            (false, Range::Limited) => Some(Self::from_scales(color.matrix, 16, 219, 224)),
-            (false, Range::Full) => Some(Self::from_scales(color.matrix, 0, 255, 255)),
+            (false, Range::Limited) => Some(Self::from_scales(Matrix::Bt709, 16, 219, 219)),
+            (true, Range::Limited) if color.matrix == Matrix::Bt709 => None,
+            (true, Range::Limited) => Some(Self::from_scales(color.matrix, 16, 219, 224)),
+            (true, Range::Full) => Some(Self::from_scales(color.matrix, 0, 255, 255)),
         }
     }
 

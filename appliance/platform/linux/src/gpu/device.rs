@@ -12,6 +12,7 @@ use soft_kvm_video::frame::{Colorimetry, DmaBuf, DmaPlane, Matrix, Range};
 
 use super::abi;
 use super::library::{self, Library};
+use crate::shared_library;
 
 /// Lists that drivers give are not believed to be longer.
 const LIST_MOST: usize = 1024;
@@ -101,7 +102,8 @@ impl Device {
         }
         self.display = display;
         // SAFETY: an initialised display; the text is the library's for as long as the display is.
-        let extensions = library::text(unsafe { (library.egl_string)(display, abi::EXTENSIONS) });
+        let extensions =
+            shared_library::text(unsafe { (library.egl_string)(display, abi::EXTENSIONS) });
         self.needs(&extensions, &EGL_NEEDED)?;
         self.fences = has(&extensions, "EGL_KHR_fence_sync");
         let attributes = [abi::CONTEXT_CLIENT_VERSION, 2, abi::NONE];
@@ -144,7 +146,7 @@ impl Device {
 
     fn gl_text(&self, which: c_uint) -> String {
         // SAFETY: the context is current; the text is the driver's for as long as it is.
-        library::text(unsafe { (self.library.gl_string)(which) })
+        shared_library::text(unsafe { (self.library.gl_string)(which) })
     }
 
     pub(super) fn library(&self) -> &'static Library {

@@ -1,12 +1,13 @@
 //! libgbm, libEGL and libGLESv2, loaded when they are first asked for: programs start and run without them.
 
-use std::ffi::{CStr, CString, c_char, c_float, c_int, c_uint, c_void};
+use std::ffi::{CString, c_char, c_float, c_int, c_uint, c_void};
 use std::fmt;
 use std::sync::OnceLock;
 
 use libloading::Library as Shared;
 
 use super::abi::{Bo, Boolean, Context, Display, GbmDevice, Image, Sync};
+use crate::shared_library;
 
 /// What is to be installed where one is missing.
 const MISSING: &str =
@@ -125,9 +126,9 @@ struct Files {
 
 impl Files {
     fn open() -> Result<Self, String> {
-        let gbm = open("libgbm.so.1")?;
-        let egl = open("libEGL.so.1")?;
-        let gles = open("libGLESv2.so.2")?;
+        let gbm = shared_library::open("libgbm.so.1", MISSING)?;
+        let egl = shared_library::open("libEGL.so.1", MISSING)?;
+        let gles = shared_library::open("libGLESv2.so.2", MISSING)?;
         // SAFETY: the symbol is a function of this type since EGL 1.0; the library is kept.
         let address = unsafe { egl.get(b"eglGetProcAddress\0") };
         let address = *address.map_err(|why| format!("libEGL has no eglGetProcAddress: {why}"))?;
@@ -163,12 +164,6 @@ impl Files {
     }
 }
 
-fn open(name: &str) -> Result<Shared, String> {
-    // SAFETY: the libraries have no initialisers but libc's own, and nothing else bears their names on the system's
-    // library path.
-    unsafe { Shared::new(name) }.map_err(|_| format!("{name} is not there: {MISSING}"))
-}
-
 impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EGL")
@@ -182,14 +177,4 @@ pub(super) fn library() -> Result<&'static Library, String> {
         .get_or_init(Library::load)
         .as_ref()
         .map_err(Clone::clone)
-}
-
-/// A text of EGL or OpenGL ES.
-pub(super) fn text(from: *const c_char) -> String {
-    if from.is_null() {
-        return String::new();
-    }
-    // SAFETY: not null, and these texts end with a zero and stay; it is copied at once.
-    let text = unsafe { CStr::from_ptr(from) };
-    text.to_string_lossy().trim().to_owned()
 }

@@ -1,13 +1,12 @@
 //! The kernel's own notices that an address of this machine came or went (`rtnetlink(7)`).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink;
 
 /// One notice is shorter; what is in it is not read.
 const ROOM: usize = 1024;
@@ -24,31 +23,14 @@ impl AddressChanges {
     /// # Errors
     /// The kernel has no netlink, or the process no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-            SockProtocol::NetlinkRoute,
-        )?;
         let groups = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
-        bind(
-            socket.as_raw_fd(),
-            &NetlinkAddr::new(0, groups.cast_unsigned()),
-        )?;
+        let socket = netlink::listen(SockProtocol::NetlinkRoute, groups.cast_unsigned())?;
         Ok(Self { socket })
     }
 
     /// Takes everything that waits; whether there was something. Lost notices (the kernel's queue was full) are something.
     pub fn drain(&self) -> bool {
-        let mut room = [0; ROOM];
-        let mut found = false;
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut room, MsgFlags::empty()) {
-                Ok(_) | Err(Errno::ENOBUFS) => found = true,
-                Err(Errno::EINTR) => {}
-                Err(_) => return found,
-            }
-        }
+        netlink::drain(&self.socket, &mut [0; ROOM], |_| true)
     }
 }
 

@@ -15,6 +15,7 @@ use soft_kvm_video::codec::CodecError;
 use super::abi::{self, ConfigAttrib, Id, Plain, RawDisplay, Status, SurfaceAttrib};
 use super::error;
 use super::library::{self, Library};
+use crate::shared_library;
 
 /// Lists that drivers give are not believed to be longer.
 const LIST_MOST: usize = 1024;
@@ -74,12 +75,12 @@ impl Display {
     /// The driver's name for people.
     pub(super) fn vendor(&self) -> String {
         // SAFETY: an initialised display; the text is the driver's for as long as it is.
-        library::text(unsafe { (self.library.vendor)(self.raw) })
+        shared_library::text(unsafe { (self.library.vendor)(self.raw) })
     }
 
     fn text(&self, status: Status) -> String {
         // SAFETY: takes any number, and gives a text that lives for ever.
-        library::text(unsafe { (self.library.error_text)(status) })
+        shared_library::text(unsafe { (self.library.error_text)(status) })
     }
 
     fn check(&self, action: &str, status: Status) -> Result<(), CodecError> {

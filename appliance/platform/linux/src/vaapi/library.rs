@@ -1,13 +1,14 @@
 //! libva, loaded when it is first asked for: programs start and run without it.
 
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::fmt;
 use std::sync::OnceLock;
 
 use libloading::Library as Shared;
 
 use super::abi::{ConfigAttrib, Id, Image, ImageFormat, RawDisplay, Status, SurfaceAttrib};
+use crate::shared_library;
 
 /// What is to be installed where it is missing.
 const MISSING: &str = "install libva (Debian: libva2 and libva-drm2)";
@@ -27,8 +28,8 @@ macro_rules! functions {
 
         impl Library {
             fn load() -> Result<Self, String> {
-                let va = open("libva.so.2")?;
-                let drm = open("libva-drm.so.2")?;
+                let va = shared_library::open("libva.so.2", MISSING)?;
+                let drm = shared_library::open("libva-drm.so.2", MISSING)?;
                 $(
                     let library = if $symbol == "vaGetDisplayDRM" { &drm } else { &va };
                     // SAFETY: the symbol is a function of this type since libva 2.0 (VA-API 1.0); the library is kept.
@@ -84,12 +85,6 @@ functions! {
         fn(RawDisplay, Id, Id, c_int, c_int, c_uint, c_uint, c_int, c_int, c_uint, c_uint) -> Status;
 }
 
-fn open(name: &str) -> Result<Shared, String> {
-    // SAFETY: libva's libraries have no initialisers but libc's own, and nothing else bears their names on the
-    // system's library path.
-    unsafe { Shared::new(name) }.map_err(|_| format!("{name} is not there: {MISSING}"))
-}
-
 impl fmt::Debug for Library {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("libva")
@@ -112,27 +107,17 @@ thread_local! {
 
 /// Messages of libva and its drivers go to the log instead of the standard error output.
 pub(super) extern "C" fn on_error(_context: *mut c_void, message: *const c_char) {
-    let message = text(message);
+    let message = shared_library::text(message);
     tracing::debug!(message, "libva");
     // A driver's own threads may outlive this thread's memory: then nobody reads it.
     let _ = COMPLAINT.try_with(|complaint| *complaint.borrow_mut() = message);
 }
 
 pub(super) extern "C" fn on_info(_context: *mut c_void, message: *const c_char) {
-    tracing::trace!(message = text(message), "libva");
+    tracing::trace!(message = shared_library::text(message), "libva");
 }
 
 /// The last complaint on this thread, taken.
 pub(super) fn complaint() -> String {
     COMPLAINT.with(RefCell::take)
-}
-
-/// A text of libva, without line ends.
-pub(super) fn text(from: *const c_char) -> String {
-    if from.is_null() {
-        return String::new();
-    }
-    // SAFETY: not null, and libva's texts end with a zero; it is copied before the call that gave it returns.
-    let text = unsafe { CStr::from_ptr(from) };
-    text.to_string_lossy().trim().to_owned()
 }
