@@ -15,6 +15,7 @@ pub mod frame;
 pub mod level;
 pub mod measure;
 pub mod memory;
+pub mod pace;
 pub mod reason;
 pub mod slot;
 pub mod source;

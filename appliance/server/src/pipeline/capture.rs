@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use soft_kvm_core::Size;
 use soft_kvm_core::story::CaptureParams;
+use soft_kvm_core::{FrameRate, Size};
 use soft_kvm_platform::os::clock;
 use soft_kvm_video::cursor::Cursor;
 use soft_kvm_video::frame::Frame;
+use soft_kvm_video::pace::Pace;
 use soft_kvm_video::reason::Reason;
 use soft_kvm_video::slot::NewestSlot;
 use soft_kvm_video::source::{Captured, NoPicture, SourceError, VideoSource};
@@ -39,14 +40,15 @@ pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>, viewers: &dyn 
                     format = info.pixel_format,
                     "capturing"
                 );
-                shared.set_source(Some(format!("{} {}", info.driver, info.device)), info.rate);
+                let rate = info.rate.min(params.fps);
+                shared.set_source(Some(format!("{} {}", info.driver, info.device)), rate);
                 reasons.size = info.size;
                 let outcome = capture(
                     shared,
                     slot,
                     viewers,
                     source.as_mut(),
-                    generation,
+                    (params.fps, generation),
                     &mut reasons,
                     &mut cpu,
                 );
@@ -76,19 +78,25 @@ fn capture(
     slot: &NewestSlot<Frame>,
     viewers: &dyn Viewers,
     source: &mut dyn VideoSource,
-    generation: u64,
+    (wanted, generation): (FrameRate, u64),
     reasons: &mut Reasons,
     cpu: &mut CpuMeter<'_>,
 ) -> Result<(), SourceError> {
     let mut size = source.info().size;
     let mut converter: Option<Arc<str>> = None;
+    let mut pace = Pace::new(source.info().rate, wanted);
     while shared.goes_on(generation) {
         cpu.count();
         match source.next(WAIT)? {
             Captured::Frame(frame) => {
                 if std::mem::replace(&mut size, frame.info().size) != size {
                     // Another mode has another rate.
-                    shared.set_rate(source.info().rate);
+                    let rate = source.info().rate;
+                    shared.set_rate(rate.min(wanted));
+                    pace = Pace::new(rate, wanted);
+                }
+                if !pace.takes(frame.info().captured) {
+                    continue;
                 }
                 if converter.as_deref() != source.converter() {
                     converter = source.converter().map(Arc::from);
