@@ -66,6 +66,15 @@ impl Decoders {
         }
     }
 
+    /// Opens the decoder before the first picture is there, which is then not held up by asking each device what it is.
+    pub(super) fn prepare(&mut self, format: CodedFormat) {
+        match self.open_for(format) {
+            Ok(decoder) => self.open = Some((format, decoder)),
+            // The first picture tries again, and tells.
+            Err(error) => tracing::debug!("{error}"),
+        }
+    }
+
     /// The open decoder.
     pub(super) fn name(&self) -> Option<&'static str> {
         self.open.as_ref().map(|(_, decoder)| decoder.name())
@@ -190,6 +199,14 @@ mod tests {
         let now = MonoTime::from_nanos(1);
         let picture = decoders.decode(CodedFormat::H264, &[0, 0, 0, 1, 9, 0x10], false, now);
         assert!(picture.is_ok_and(|picture| picture.is_none()));
+        assert_eq!(decoders.name(), Some(openh264::NAME));
+    }
+
+    #[test]
+    fn a_decoder_that_is_prepared_is_there_before_the_first_picture() {
+        let mut decoders = Decoders::new(DecoderChoice::Software, false);
+        assert_eq!(decoders.name(), None);
+        decoders.prepare(CodedFormat::H264);
         assert_eq!(decoders.name(), Some(openh264::NAME));
     }
 

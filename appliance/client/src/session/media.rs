@@ -108,6 +108,7 @@ impl Media {
             cursor: (Opener::new(keys.server(), Ssrc(ssrc.cursor)), ssrc.cursor),
             server: welcome.name.clone(),
             rtcp: Vec::new(),
+            begun: Some(clock::now()),
         };
         let (stopped, woken) = (Arc::clone(&stop), waker.clone());
         let thread = std::thread::Builder::new()
@@ -152,12 +153,18 @@ struct Worker {
     cursor: (Opener, u32),
     server: String,
     rtcp: Vec<u8>,
+    /// When the connection was made; `None` after the first picture.
+    begun: Option<MonoTime>,
 }
 
 impl Worker {
     fn run(&mut self, stop: &AtomicBool, waker: &Waker) {
         let mut batch = Batch::new(9_000);
         let outputs = Arc::clone(&self.outputs);
+        if lock(&outputs).decode && self.remote.is_shown() {
+            // What nearly all servers send.
+            self.decoders.prepare(CodedFormat::H264);
+        }
         let mut timeout = Duration::ZERO;
         while !stop.load(Ordering::Acquire) {
             if let Err(error) = self.socket.wait(timeout, false, Some(waker)) {
@@ -246,6 +253,10 @@ impl Worker {
                 Ok(Some(picture)) => {
                     let done = clock::now();
                     let decoded = Decoded { started, done };
+                    if let Some(begun) = self.begun.take() {
+                        let after = done.since(begun).as_millis();
+                        tracing::info!(server = self.server, after_ms = after, "the first picture");
+                    }
                     outputs.picture(picture, &unit, decoded, &self.remote);
                     None
                 }
