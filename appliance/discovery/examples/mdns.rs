@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 story: "fedcba9876543210".into(),
                 features: vec!["h264".into()],
             };
-            let announcement = Announcement::start(name, port.parse()?, &txt)?;
+            let announcement = Announcement::start(name, port.parse()?, &txt, |_| true)?;
             std::io::stdin().read_line(&mut String::new())?;
             println!("{announcement:?}");
         }

@@ -1,9 +1,10 @@
 //! The server's side.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use mdns_sd::{DaemonEvent, Receiver, ServiceDaemon, ServiceInfo};
+use mdns_sd::{DaemonEvent, IfKind, IfPredicate, Receiver, ServiceDaemon, ServiceInfo};
 
 use crate::{DiscoveryError, SERVICE_TYPE, daemon, has_network, shut_down};
 
@@ -37,7 +38,7 @@ impl Txt {
     }
 }
 
-/// A server's presence on the link: on every interface that is or comes up, until it is dropped.
+/// A server's presence on the link: on interfaces that are or come up, until it is dropped.
 ///
 /// Dropping says goodbye, so that clients forget the server at once.
 pub struct Announcement {
@@ -50,13 +51,21 @@ impl Announcement {
     /// Announces `name` on `port`. The instance is probed first; when another machine has the name, a number is
     /// added. The host name in the records is made from the fingerprint, so it collides with nobody's.
     ///
-    /// On a machine that has no network yet this succeeds, and announces once there is one.
+    /// Only addresses that are `welcome` are told, and spoken and listened at. On a machine that has none yet this succeeds, and
+    /// announces once there is one.
     ///
     /// # Errors
     ///
     /// The responder cannot be started, or `name` cannot be a service's name.
-    pub fn start(name: &str, port: u16, txt: &Txt) -> Result<Self, DiscoveryError> {
+    pub fn start(
+        name: &str,
+        port: u16,
+        txt: &Txt,
+        welcome: fn(IpAddr) -> bool,
+    ) -> Result<Self, DiscoveryError> {
         let daemon = daemon()?;
+        let others = IfPredicate::new(move |interface| !welcome(interface.ip()));
+        daemon.disable_interface(IfKind::Predicate(others))?;
         let events = daemon.monitor()?;
         daemon.register(info(name, port, txt)?)?;
         let announced = Arc::new(Mutex::new(name.to_owned()));

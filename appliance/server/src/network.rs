@@ -170,11 +170,17 @@ fn announce(context: &Context, story: &Story) -> Option<Announcement> {
         return None;
     }
     let name = context.name().to_string();
+    let welcome: fn(IpAddr) -> bool = if story.control().allow_routed {
+        |_| true
+    } else {
+        lan::is_private
+    };
     // The responder's threads take over what the one that starts them may do.
     let started = std::thread::scope(|scope| {
         let start = scope.spawn(|| {
             lockdown::narrow(Class::Network);
-            Announcement::start(&name, context.control_port(), &txt(context, story))
+            let (port, txt) = (context.control_port(), txt(context, story));
+            Announcement::start(&name, port, &txt, welcome)
         });
         start.join()
     });

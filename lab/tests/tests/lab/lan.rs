@@ -312,6 +312,73 @@ pub(crate) fn public() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// mDNS tells no public address, and neither speaks nor listens on an interface that has no other; with `allow_routed` it does, until
+/// that is taken back.
+pub(crate) fn announced() -> anyhow::Result<()> {
+    const PUBLIC: &str = "203.0.113.1";
+    let (target, near) = kvm::two_hosts()?;
+    for words in [
+        format!("address add {PUBLIC}/24 dev seat"),
+        "link add wan type veth peer name beyond".to_owned(),
+        "address add 198.51.100.1/24 dev wan".to_owned(),
+        "link set wan up".to_owned(),
+        "link set beyond up".to_owned(),
+    ] {
+        guest::run(target.command("ip").args(words.split(' ')))?;
+    }
+    let story = guest::folder("story")?.join("story.jsonnet");
+    let write = |routed: bool| {
+        let change =
+            format!("control+: {{ allow_routed: {routed} }}, capture+: {{ driver: 'testcard' }}");
+        let text = format!("(import 'default.jsonnet') + {{ {change} }}");
+        std::fs::write(&story, text).context("writing the story")
+    };
+    write(false)?;
+    let story_path = story.to_string_lossy();
+    let server = Server::start(Host::Namespace(&target), &["--story", &story_path])?;
+    let seat = Seat::new(Host::Namespace(&near))?;
+    let mut rounds = 0;
+    for routed in [false, true, false] {
+        if rounds > 0 {
+            write(routed)?;
+        }
+        guest::wait_for("the announcement", SOON, || {
+            let told = seat.run(&["discover", "--json", "--seconds", "2"]).ok()?;
+            let private = told.contains(TARGET);
+            (private && told.contains(PUBLIC) == routed).then_some(())
+        })
+        .with_context(|| format!("{routed}: {}", server.process.output()))?;
+        guest::wait_for("the interfaces", SOON, || {
+            (listens_to_mdns(&target).ok()? == (true, routed)).then_some(())
+        })
+        .with_context(|| format!("{routed}: {:?}", listens_to_mdns(&target)))?;
+        rounds += 1;
+    }
+    server.stop()?;
+    guest::tell(format!(
+        "{PUBLIC} was announced with allow_routed only, in {rounds} rounds; so was the interface with nothing else"
+    ));
+    Ok(())
+}
+
+/// Whether the host has joined the group of mDNS over IPv4 at its private and at its public interface.
+fn listens_to_mdns(host: &Namespace) -> anyhow::Result<(bool, bool)> {
+    // 224.0.0.251, as the kernel prints it.
+    const GROUP: &str = "FB0000E0";
+    let groups = guest::run(host.command("cat").arg("/proc/net/igmp"))?;
+    let mut joined = (false, false);
+    let mut interface = "";
+    for line in groups.lines() {
+        if !line.starts_with('\t') {
+            interface = line.split_whitespace().nth(1).unwrap_or_default();
+        } else if line.contains(GROUP) {
+            joined.0 |= interface == "seat";
+            joined.1 |= interface == "wan";
+        }
+    }
+    Ok(joined)
+}
+
 /// Whether `host` can read the server's page for Prometheus.
 fn scrapes(host: &Namespace, server: &Server) -> anyhow::Result<bool> {
     let port = server.ready("metrics_port").and_then(Value::as_u64);

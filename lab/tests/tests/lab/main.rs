@@ -289,6 +289,7 @@ const TESTS: &[LabTest] = &[
     },
     LabTest::new("lan-only-links", &[lan::links]),
     LabTest::new("lan-only-public", &[lan::public]),
+    LabTest::new("lan-only-mdns", &[lan::announced]),
     LabTest {
         timeout: Duration::from_secs(90),
         ..LabTest::new("lan-only-lists", &[lan::lists])
