@@ -21,6 +21,9 @@ use super::{Shared, Viewers, open};
 const WAIT: Duration = Duration::from_millis(250);
 /// Time between two tries to open a source that failed.
 const RETRY: Duration = Duration::from_millis(500);
+/// The same for a source that is there and cannot be captured as it is: somebody has to change that, and opening a GPU each time is
+/// work.
+const RETRY_UNSUPPORTED: Duration = Duration::from_secs(2);
 /// Size of a reason picture when no source has given a picture yet.
 const REASON_SIZE: Size = Size::new(1280, 720);
 
@@ -55,15 +58,15 @@ pub(super) fn run(shared: &Shared, slot: &Arc<NewestSlot<Frame>>, viewers: &dyn 
                 drop(source);
                 viewers.cursor(&Cursor::default());
                 if let Err(error) = outcome {
-                    tracing::warn!("{error}");
+                    reasons.log(&error);
                     reasons.show(slot, &words(&error), &info.device);
-                    shared.pause(RETRY, generation);
+                    shared.pause(retry(&error), generation);
                 }
             }
             Err(error) => {
                 reasons.log(&error);
                 reasons.show(slot, &words(&error), wanted(&params));
-                shared.pause(RETRY, generation);
+                shared.pause(retry(&error), generation);
             }
         }
         if !shared.watched() {
@@ -119,6 +122,13 @@ fn capture(
 
 fn wanted(params: &CaptureParams) -> &str {
     params.device.as_deref().unwrap_or(params.driver.as_str())
+}
+
+fn retry(error: &SourceError) -> Duration {
+    match error {
+        SourceError::Unsupported { .. } => RETRY_UNSUPPORTED,
+        _ => RETRY,
+    }
 }
 
 fn words(error: &SourceError) -> NoPicture {

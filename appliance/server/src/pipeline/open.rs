@@ -1,5 +1,6 @@
 //! From the story's words to an opened source.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,10 +42,13 @@ pub(super) fn source(
 
 fn choose(params: &CaptureParams) -> Result<Choice, SourceError> {
     let device = params.device.as_ref().map(PathBuf::from);
-    let missing = |kind: &str| SourceError::Unsupported {
+    let missing = |kind: &str| SourceError::Io {
         device: kind.to_owned(),
-        what: "this machine has no such device: soft-kvm-server devices lists what there is"
-            .to_owned(),
+        action: "looking for it",
+        source: io::Error::new(
+            io::ErrorKind::NotFound,
+            "this machine has no such device: soft-kvm-server devices lists what there is",
+        ),
     };
     Ok(match params.driver {
         CaptureDriver::Auto => probe::chosen(&probe::probe()),

@@ -141,6 +141,45 @@ pub(crate) fn wake() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A screen in a format that is not captured says so, once though it is tried again; the picture comes with one that is.
+pub(crate) fn unreadable() -> anyhow::Result<()> {
+    let (display, ground) = display()?;
+    let grey = display.fb((640, 480), DrmFourcc::R8)?;
+    display.show(&grey)?;
+    let (target, operator) = kvm::two_hosts()?;
+    let server = Server::start(Host::Namespace(&target), KMS)?;
+    let seat = Seat::new(Host::Namespace(&operator))?;
+    seat.pair(TARGET, server.code()?)?;
+    let words = seat.file("words.png");
+    let client = seat.connect(TARGET, &["--screenshot", &words.to_string_lossy()])?;
+    guest::wait_for("the reason picture", SOON, || words.exists().then_some(()))?;
+    let dark = Picture::read(&words)?.share(|pixel| near(pixel, REASON));
+    ensure!(
+        dark > 0.5,
+        "{dark} of the picture is a reason picture's ground"
+    );
+    std::thread::sleep(Duration::from_secs(5));
+    let told = server.process.output();
+    let warned = told.lines().filter(|line| line.contains(" WARN "));
+    let warned = warned.filter(|line| line.contains("R8")).count();
+    ensure!(warned == 1, "{warned} warnings, not one: {told}");
+
+    display.show(&ground)?;
+    let shown = std::time::Instant::now();
+    let picture = look(&seat)?;
+    ensure!(
+        near(picture.colour((320, 240), (100, 100))?, GROUND),
+        "not the screen"
+    );
+    client.stop()?;
+    server.stop()?;
+    guest::tell(format!(
+        "seen: the reason, told once; the picture within {} ms of the other format",
+        shown.elapsed().as_millis()
+    ));
+    Ok(())
+}
+
 /// A second look by the same operator.
 fn look(seat: &Seat<'_>) -> anyhow::Result<Picture> {
     let path = seat.file("awake.png");

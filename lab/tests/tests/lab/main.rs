@@ -284,6 +284,10 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("kms::wake", &[kms::wake])
     },
     LabTest {
+        modules: &["vkms"],
+        ..LabTest::new("kms::unreadable", &[kms::unreadable])
+    },
+    LabTest {
         timeout: Duration::from_secs(90),
         ..LabTest::new("lan-only", &[lan::only])
     },

@@ -96,6 +96,7 @@ impl Display {
         let (bits, lines) = match fourcc {
             DrmFourcc::Rgb565 => (16, height),
             DrmFourcc::Nv12 => (8, height * 3 / 2),
+            DrmFourcc::R8 => (8, height),
             _ => (32, height),
         };
         // The kernel takes any format's size as that of a buffer with so many bits.
