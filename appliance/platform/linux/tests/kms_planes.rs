@@ -497,7 +497,7 @@ fn allocations() {
     println!("seen: {frames} pictures, 0 allocations");
 }
 
-/// A program that flips is captured once for each flip, with the kernel's own time.
+/// A program that flips is captured once for each flip, with the kernel's own time of a vblank.
 #[test]
 #[ignore = "needs the lab: vkms"]
 fn flips() {
@@ -506,6 +506,14 @@ fn flips() {
     let second = shown(&display, SMALL, DrmFourcc::Xrgb8888);
     let mut source = open(&node);
     drop(next_frame(&mut source));
+    let mode = display
+        .modes
+        .iter()
+        .find(|mode| mode.size() == (640, 480))
+        .expect("its mode");
+    // Pixels of a picture with its blanking, at a clock in kHz.
+    let pixels = u64::from(mode.hsync().2) * u64::from(mode.vsync().2);
+    let interval = pixels * 1_000_000 / u64::from(mode.clock());
     let flipper = thread::spawn(move || {
         for step in 0..40 {
             let fb = if step % 2 == 0 { &first } else { &second };
@@ -517,16 +525,31 @@ fn flips() {
         }
     });
     let (mut frames, mut asked) = (0, 0);
+    let (mut first, mut beside) = (None, 0);
     while !flipper.is_finished() {
         asked += 1;
-        if let Captured::Frame(_) = source.next(Duration::from_millis(20)).expect("it stays") {
+        let captured = source.next(Duration::from_millis(200)).expect("it stays");
+        if let Captured::Frame(frame) = captured {
             frames += 1;
+            let at = frame.info().captured;
+            let since = at.since(*first.get_or_insert(at));
+            let off = u64::try_from(since.as_nanos()).expect("two seconds") % interval;
+            if off.min(interval - off) > 500_000 {
+                beside += 1;
+            }
         }
     }
     flipper.join().expect("it ends well");
+    assert!(
+        beside * 10 <= frames,
+        "{beside} of {frames} were not captured at a vblank"
+    );
     // 40 flips in 2 s at 60 pictures a second: 120 without looking.
     assert!((30..100).contains(&frames), "{frames}");
-    println!("seen: {frames} pictures of 40 flips in 2 s ({asked} calls)");
+    println!(
+        "seen: {frames} pictures of 40 flips in 2 s ({asked} calls), {} of them at a vblank",
+        frames - beside
+    );
 }
 
 #[test]
