@@ -46,13 +46,14 @@ choice! {
 }
 
 choice! {
-    /// Which framebuffers of a graphics card go through its GPU, which makes them linear.
+    /// Which framebuffers of a graphics card go through its GPU, which makes them linear, and whether one converts for an
+    /// encoder that takes no pictures like the source's, where no converter does.
     GpuMode {
-        /// Those that nothing else reads: tiled and compressed ones.
+        /// Framebuffers that nothing else reads: tiled and compressed ones. A GPU converts, a software renderer does not.
         Auto = "auto",
-        /// All of them, where a GPU can be opened.
+        /// All framebuffers, where a GPU can be opened; a software renderer converts too.
         Always = "always",
-        /// None: tiled and compressed ones are refused.
+        /// None: tiled and compressed framebuffers are refused. The CPU converts.
         Off = "off",
     }
 }
@@ -132,7 +133,7 @@ pub struct CaptureParams {
     pub device: Option<String>,
     /// Name of the output to capture with `kms`, e.g. `HDMI-A-1`; the first that is on if `None`.
     pub connector: Option<String>,
-    /// Which framebuffers of `kms` go through a GPU.
+    /// Which framebuffers of `kms` go through a GPU, and whether one converts for an encoder.
     pub gpu: GpuMode,
     /// What an HDMI input tells the machine: a built-in EDID's name (`1080p60`, `1080p30`, `720p60`, `4K30`) or the
     /// path of a file; what it has if `None`.

@@ -1,8 +1,10 @@
-//! A hardware converter in front of a hardware encoder that does not take what the source gives.
+//! A hardware converter, or a GPU, in front of a hardware encoder that does not take what the source gives.
 
 use std::path::Path;
 
 use soft_kvm_core::Bitrate;
+use soft_kvm_core::story::GpuMode;
+use soft_kvm_platform::os::gpu::GpuConverter;
 use soft_kvm_platform::os::m2m::{self, M2mConverter, M2mEncoder, M2mKind, M2mNode};
 use soft_kvm_video::codec::{CodecError, CodedFormat, Encoded, EncoderConfig, FrameEncoder};
 use soft_kvm_video::frame::{Frame, PixelFormat};
@@ -21,9 +23,24 @@ const WANTED: [PixelFormat; 9] = [
     PixelFormat::Uyvy,
 ];
 
+/// What converts.
+enum Converter {
+    Device(M2mConverter),
+    Gpu(GpuConverter),
+}
+
+impl Converter {
+    fn convert(&mut self, frame: &Frame) -> Result<Frame, CodecError> {
+        match self {
+            Self::Device(converter) => converter.convert(frame),
+            Self::Gpu(converter) => converter.convert(frame),
+        }
+    }
+}
+
 /// Converter and encoder, with DMA-BUFs between them.
 pub(super) struct Converting {
-    converter: M2mConverter,
+    converter: Converter,
     encoder: M2mEncoder,
     name: String,
     /// Bytes of converted pictures that the CPU was given.
@@ -31,14 +48,45 @@ pub(super) struct Converting {
 }
 
 impl Converting {
-    /// The first pair that takes frames like `first` through to the encoder at `node`; `None` if there is none.
-    pub(super) fn open(node: &Path, config: &EncoderConfig, first: &Frame) -> Option<Self> {
+    /// The first pair that takes frames like `first` through to the encoder at `node`, devices made for it before a GPU;
+    /// `None` if there is none.
+    pub(super) fn open(
+        node: &Path,
+        config: &EncoderConfig,
+        first: &Frame,
+        gpu: GpuMode,
+    ) -> Option<Self> {
         let usable =
             |found: &M2mNode| found.kind == Some(M2mKind::Converter) && found.unusable.is_none();
         let converters: Vec<_> = m2m::probe().into_iter().filter(usable).collect();
         converters
             .iter()
             .find_map(|converter| Self::with(converter, node, config, first))
+            .or_else(|| Self::with_gpu(gpu, node, config, first))
+    }
+
+    /// With a GPU, which makes NV12 as the encoder wants it to lie.
+    fn with_gpu(mode: GpuMode, node: &Path, config: &EncoderConfig, first: &Frame) -> Option<Self> {
+        let open = || {
+            // Four bytes are drawn at a time.
+            let stride = first.info().size.width.next_multiple_of(4);
+            let layout = M2mEncoder::nv12_layout(node, config, stride)?;
+            let (converter, converted) = GpuConverter::open(mode, first, layout)?;
+            let encoder = M2mEncoder::open(node, config, &converted)?;
+            Ok::<_, CodecError>((converter, encoder))
+        };
+        match open() {
+            Ok((converter, encoder)) => Some(Self {
+                name: format!("GPU {}", converter.renderer()),
+                converter: Converter::Gpu(converter),
+                encoder,
+                touched: 0,
+            }),
+            Err(error) => {
+                tracing::debug!(%error, "no GPU converts for the encoder");
+                None
+            }
+        }
     }
 
     /// With this converter, and a format that it and the encoder agree on.
@@ -58,7 +106,7 @@ impl Converting {
             match pair {
                 Ok((converter, encoder)) => {
                     return Some(Self {
-                        converter,
+                        converter: Converter::Device(converter),
                         encoder,
                         touched: 0,
                         name: format!("{} ({})", found.path.display(), found.driver),

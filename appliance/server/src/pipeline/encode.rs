@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use soft_kvm_core::story::{EncoderDriver, VideoParams};
+use soft_kvm_core::story::{EncoderDriver, GpuMode, VideoParams};
 use soft_kvm_core::{Bitrate, FrameRate, MonoTime, Size};
 use soft_kvm_platform::os::clock;
 use soft_kvm_protocol::control::VideoInfo;
@@ -118,8 +118,8 @@ struct Open {
 }
 
 /// What takes a new ladder, and new encoders on it, when a story changes it: driver, device, time until a retry, intra
-/// refresh.
-type Settings = (EncoderDriver, Option<String>, Duration, u32);
+/// refresh, whether a GPU converts.
+type Settings = (EncoderDriver, Option<String>, Duration, u32, GpuMode);
 
 struct Stage<'a> {
     shared: &'a Shared,
@@ -277,14 +277,16 @@ impl<'a> Stage<'a> {
     /// The ladder of the settings as they are now.
     fn make_ladder(&mut self) {
         let params = self.shared.encode_params();
+        let gpu = self.shared.gpu();
         let settings = self.ladder_of.as_ref();
-        let same = settings.is_some_and(|(driver, device, retry, intra)| {
-            (driver, device, retry, intra)
+        let same = settings.is_some_and(|(driver, device, retry, intra, mode)| {
+            (driver, device, retry, intra, mode)
                 == (
                     &params.driver,
                     &params.device,
                     &params.retry,
                     &params.intra_refresh,
+                    &gpu,
                 )
         });
         if !same {
@@ -294,6 +296,7 @@ impl<'a> Stage<'a> {
                 params.device.clone(),
                 params.retry,
                 params.intra_refresh,
+                gpu,
             ));
             self.open = None;
             self.refused = None;

@@ -71,7 +71,8 @@ impl Pipeline {
                     lockdown::narrow(Class::Device);
                     // Drivers take their time to say what they have: not when the first viewer comes.
                     rungs::ask_drivers(&shared.encode_params());
-                    encode::run(&shared, &slot, viewers.as_ref(), &rungs::Machine);
+                    let encoders = rungs::Machine(&shared);
+                    encode::run(&shared, &slot, viewers.as_ref(), &encoders);
                 })?
         };
         Ok(Self {

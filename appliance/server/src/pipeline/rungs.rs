@@ -10,6 +10,7 @@ use soft_kvm_platform::os::vaapi::{self, VaapiEncoder};
 use soft_kvm_video::codec::{CodecError, EncoderConfig, FrameEncoder, VideoEncoder};
 use soft_kvm_video::frame::Frame;
 
+use super::Shared;
 use super::converting::Converting;
 
 /// One encoder that may be tried.
@@ -98,11 +99,11 @@ pub(crate) fn makes_h264(node: &M2mNode) -> bool {
     node.kind == Some(M2mKind::Encoder) && node.unusable.is_none() && node.output.iter().any(format)
 }
 
-/// The encoders of this machine.
+/// The encoders of this machine; the pipeline's settings say whether a GPU converts for them.
 #[derive(Debug)]
-pub(super) struct Machine;
+pub(super) struct Machine<'a>(pub(super) &'a Shared);
 
-impl Encoders for Machine {
+impl Encoders for Machine<'_> {
     fn rungs(&self, params: &VideoParams) -> Vec<Rung> {
         let software = Rung {
             driver: EncoderDriver::Openh264,
@@ -126,7 +127,7 @@ impl Encoders for Machine {
             }
             (Some(device), _) => match M2mEncoder::open(device, &config, first) {
                 Ok(encoder) => Ok(Box::new(encoder)),
-                Err(error) => match Converting::open(device, &config, first) {
+                Err(error) => match Converting::open(device, &config, first, self.0.gpu()) {
                     Some(encoder) => Ok(Box::new(encoder)),
                     None => Err(error),
                 },

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use soft_kvm_core::FrameRate;
-use soft_kvm_core::story::{CaptureParams, EncoderDriver, VideoParams};
+use soft_kvm_core::story::{CaptureParams, EncoderDriver, GpuMode, VideoParams};
 use soft_kvm_input::echo::EchoState;
 use soft_kvm_platform::os::clock;
 use soft_kvm_video::frame::Frame;
@@ -268,6 +268,11 @@ impl Shared {
 
     pub(super) fn encode_params(&self) -> Arc<VideoParams> {
         Arc::clone(&self.lock().encode)
+    }
+
+    /// Whether a GPU may convert for an encoder.
+    pub(super) fn gpu(&self) -> GpuMode {
+        self.lock().capture.gpu
     }
 
     pub(super) fn take_key_frame_request(&self) -> bool {

@@ -6,11 +6,12 @@ use std::fs;
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use soft_kvm_lab_tests::guest;
+use soft_kvm_platform::os::m2m::M2mKind;
 
 use crate::kvm::{self, Host, SOON, Seat, Server, TARGET};
 use crate::picture::Picture;
 use crate::routes::{self, AS_NOBODY};
-use crate::{convert, ladder, privsep, vaapi};
+use crate::{convert, ladder, m2m, privsep, vaapi};
 
 /// Who renders in software.
 const RENDERER: &str = "llvmpipe";
@@ -38,37 +39,93 @@ pub(crate) fn screen_by_broker() -> anyhow::Result<()> {
 
 /// The screen's picture, drawn by the GPU, is what the other host decodes; log, metrics and overlay tell the route.
 fn through_the_gpu(rights: &[&str]) -> anyhow::Result<()> {
+    let why = |gpu: &str| format!("{gpu} makes the screen's memory linear");
+    let seen = watch(rights, ["openh264", "openh264"], why)?;
+    let Seen {
+        gpu, decoded, user, ..
+    } = seen;
+    guest::tell(format!(
+        "as {user}: vkms RGB565 → GPU ({gpu}) → CPU → OpenH264 → another host: {decoded} frames decoded, the picture is right"
+    ));
+    Ok(())
+}
+
+/// An encoder that takes NV12 only, and no converter: the GPU makes it, as root.
+pub(crate) fn to_m2m() -> anyhow::Result<()> {
+    converted_by_the_gpu(&[])
+}
+
+/// The same as `nobody`: the broker opens card and encoder.
+pub(crate) fn to_m2m_by_broker() -> anyhow::Result<()> {
+    converted_by_the_gpu(AS_NOBODY)
+}
+
+fn converted_by_the_gpu(rights: &[&str]) -> anyhow::Result<()> {
+    // Lines of 640 bytes are not what it takes.
+    guest::insmod(m2m::MODULE, &["stride_align=256"])?;
+    let encoder = routes::device(m2m::MODULE, M2mKind::Encoder)?;
+    let why = |gpu: &str| format!("GPU {gpu} converts the source's memory for it");
+    let seen = watch(rights, [&encoder, "v4l2m2m"], why)?;
+    let Seen { decoded, user, .. } = seen;
+    let touched = kvm::number(&seen.server, "/cpu_pixel_bytes")?;
+    ensure!(touched == 0, "{touched} bytes: {}", seen.server);
+    let imports = m2m::seen("seen_imports")?;
+    ensure!(imports >= decoded, "{imports} of {decoded} imported");
+    guest::tell(format!(
+        "as {user}: vkms RGB565 → GPU (linear, then NV12 in lines of 768 bytes) → virtual H.264 encoder → another host: \
+         {decoded} frames decoded, the picture is right, 0 bytes of pixels touched by the server's CPU beside the software \
+         renderer"
+    ));
+    Ok(())
+}
+
+/// What came of a screen that goes through the GPU.
+struct Seen {
+    gpu: String,
+    decoded: u64,
+    server: Value,
+    user: &'static str,
+}
+
+/// Watches it from another host until there is a screenshot, and checks that. `encoder` is how it is named for the server and in
+/// the metrics, `why` what is told of it.
+fn watch(
+    rights: &[&str],
+    [encoder, name]: [&str; 2],
+    why: impl Fn(&str) -> String,
+) -> anyhow::Result<Seen> {
     let _screen = convert::screen_of_vkms()?;
     let story = always()?;
     let (target, near) = kvm::two_hosts()?;
-    let arguments = ["--source", "kms", "--encoder", "openh264", &story];
+    let arguments = ["--source", "kms", "--encoder", encoder, &story];
     let arguments = [rights, &arguments].concat();
     let server = Server::start(Host::Namespace(&target), &arguments)?;
     let seat = Seat::new(Host::Namespace(&near))?;
     seat.pair(TARGET, server.code()?)?;
     let shot = seat.file("gpu.png");
-    let client = seat.connect(TARGET, &["--screenshot", &shot.to_string_lossy()])?;
+    let shown = shot.to_string_lossy();
+    let client = seat.connect(TARGET, &["--decoder", "software", "--screenshot", &shown])?;
     guest::wait_for("the screenshot", SOON, || shot.exists().then_some(()))?;
     let gpu = renderer(&server.process.output())?;
-    let why = format!("{gpu} makes the screen's memory linear");
-    ladder::told(&server, &client, "openh264", &why)?;
+    ladder::told(&server, &client, name, &why(&gpu))?;
     if rights == AS_NOBODY {
         privsep::check_powerless(server.process.id())?;
     }
     let shown = client.stop()?;
-    server.stop()?;
+    let server = server.stop()?;
     convert::check_screenshot(&Picture::read(&shot)?)?;
     ensure!(kvm::number(&shown, "/dropped/decoder")? == 0, "{shown}");
-    let decoded = kvm::number(&shown, "/frames/decoded")?;
     let user = if rights == AS_NOBODY {
         "nobody"
     } else {
         "root"
     };
-    guest::tell(format!(
-        "as {user}: vkms RGB565 → GPU ({gpu}) → CPU → OpenH264 → another host: {decoded} frames decoded, the picture is right"
-    ));
-    Ok(())
+    Ok(Seen {
+        gpu,
+        decoded: kvm::number(&shown, "/frames/decoded")?,
+        server,
+        user,
+    })
 }
 
 /// The GPU's name, as the log tells it.
@@ -101,6 +158,24 @@ pub(crate) fn to_vaapi() -> anyhow::Result<()> {
     guest::tell(format!(
         "vkms RGB565 → GPU → VAAPI (virtual driver) → another host: {decoded} frames decoded, the picture is right, \
          0 bytes of pixels touched by the server's CPU beside the software renderer"
+    ));
+    Ok(())
+}
+
+/// With the story as it comes, a software renderer converts nothing: the CPU does it better itself.
+pub(crate) fn not_in_software() -> anyhow::Result<()> {
+    guest::insmod(m2m::MODULE, &[])?;
+    let _screen = convert::screen_of_vkms()?;
+    let encoder = routes::device(m2m::MODULE, M2mKind::Encoder)?;
+    let arguments = ["--source", "kms", "--fps", "10", "--encoder", &encoder];
+    let seen = routes::watch(&arguments, &["--decoder", "software"])?;
+    convert::check_screenshot(&seen.picture)?;
+    ensure!(seen.log.contains("pictures are copied"), "{}", seen.log);
+    ensure!(!seen.log.contains(RENDERER), "{}", seen.log);
+    let touched = kvm::number(&seen.server, "/cpu_pixel_bytes")?;
+    ensure!(touched > 0, "{}", seen.server);
+    guest::tell(format!(
+        "with gpu: 'auto' the CPU converts: {touched} bytes of pixels touched, {RENDERER} not used"
     ));
     Ok(())
 }

@@ -193,6 +193,21 @@ const TESTS: &[LabTest] = &[
         ..LabTest::new("gpu::to_vaapi", &[gpu::to_vaapi])
     },
     LabTest {
+        modules: &["vkms", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("gpu::to_m2m", &[gpu::to_m2m])
+    },
+    LabTest {
+        modules: &["vkms", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("privsep-gpu-to-m2m", &[gpu::to_m2m_by_broker])
+    },
+    LabTest {
+        modules: &["vkms", "v4l2-mem2mem"],
+        own_modules: &["virtual-h264"],
+        ..LabTest::new("gpu::not_in_software", &[gpu::not_in_software])
+    },
+    LabTest {
         modules: &["vkms"],
         ..LabTest::new("gpu::without_egl", &[gpu::without_egl])
     },

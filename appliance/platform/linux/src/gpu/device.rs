@@ -60,7 +60,7 @@ pub(super) struct Device {
     /// Whether the GPU can be waited for with a limit.
     fences: bool,
     // Closed last: GBM works with its number.
-    _file: OwnedFd,
+    file: OwnedFd,
 }
 
 impl Device {
@@ -80,7 +80,7 @@ impl Device {
             display: ptr::null_mut(),
             context: ptr::null_mut(),
             fences: false,
-            _file: file,
+            file,
         };
         device.start()?;
         Ok(Rc::new(device))
@@ -147,6 +147,11 @@ impl Device {
     fn gl_text(&self, which: c_uint) -> String {
         // SAFETY: the context is current; the text is the driver's for as long as it is.
         shared_library::text(unsafe { (self.library.gl_string)(which) })
+    }
+
+    /// The card or render node.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     pub(super) fn library(&self) -> &'static Library {

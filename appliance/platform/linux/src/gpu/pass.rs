@@ -1,6 +1,6 @@
-//! The one thing that is drawn: a part of a picture, pixel by pixel.
+//! What is drawn: by a program over all of the target, and first of all a part of a picture, pixel by pixel.
 
-use std::ffi::{CStr, c_uint};
+use std::ffi::{CStr, c_int, c_uint};
 use std::ptr;
 use std::rc::Rc;
 
@@ -21,7 +21,7 @@ void main() {
 }";
 
 /// A large picture has more columns than half precision tells apart.
-const FRAGMENT: &CStr = c"
+const COPY: &CStr = c"
 #extension GL_OES_EGL_image_external : require
 #ifdef GL_FRAGMENT_PRECISION_HIGH
 precision highp float;
@@ -40,50 +40,59 @@ const CORNERS: [[f32; 2]; 3] = [[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]];
 /// Number of the attribute `corner`.
 const CORNER: c_uint = 0;
 
-/// The program on the GPU.
+/// A program on the GPU.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct Program {
     device: Rc<Device>,
-    program: c_uint,
-    part: i32,
+    number: c_uint,
+    uniforms: [c_int; UNIFORMS.len()],
 }
 
-impl Pass {
-    pub(super) fn new(device: &Rc<Device>) -> Result<Self, String> {
+/// Of four numbers each. `part` is where the target's corners are in `place`; the others are the program's own, and it need not
+/// have them.
+const UNIFORMS: [&CStr; 3] = [c"part", c"source", c"memory"];
+
+/// A value for each of [`UNIFORMS`].
+pub(super) type Values = [[f32; 4]; UNIFORMS.len()];
+
+impl Program {
+    /// Compiles it; `fragment` is what makes a pixel.
+    pub(super) fn new(device: &Rc<Device>, fragment: &CStr) -> Result<Self, String> {
         let library = device.library();
         // SAFETY: the context is current. The texts end with a zero; the program keeps the shaders.
-        let program = unsafe {
-            let program = (library.create_program)();
+        let number = unsafe {
+            let number = (library.create_program)();
             for (kind, source) in [
                 (abi::VERTEX_SHADER, VERTEX),
-                (abi::FRAGMENT_SHADER, FRAGMENT),
+                (abi::FRAGMENT_SHADER, fragment),
             ] {
                 let shader = (library.create_shader)(kind);
                 let text = source.as_ptr();
                 (library.shader_source)(shader, 1, &raw const text, ptr::null());
                 (library.compile_shader)(shader);
-                (library.attach_shader)(program, shader);
+                (library.attach_shader)(number, shader);
                 (library.delete_shader)(shader);
             }
-            (library.bind_attribute)(program, CORNER, c"corner".as_ptr());
-            (library.link_program)(program);
-            program
+            (library.bind_attribute)(number, CORNER, c"corner".as_ptr());
+            (library.link_program)(number);
+            number
         };
-        let mut pass = Self {
+        let mut program = Self {
             device: Rc::clone(device),
-            program,
-            part: 0,
+            number,
+            uniforms: [0; UNIFORMS.len()],
         };
         let mut linked = 0;
         // SAFETY: the context is current, and the number is ours to write to.
-        unsafe { (library.program_value)(program, abi::LINK_STATUS, &raw mut linked) };
+        unsafe { (library.program_value)(number, abi::LINK_STATUS, &raw mut linked) };
         if linked == 0 {
-            return Err(format!("the GPU's program: {}", pass.log()));
+            return Err(format!("the GPU's program: {}", program.log()));
         }
-        // SAFETY: a linked program, and a text that ends with a zero.
-        pass.part = unsafe { (library.uniform_location)(program, c"part".as_ptr()) };
+        // SAFETY: a linked program, and texts that end with a zero.
+        program.uniforms =
+            UNIFORMS.map(|name| unsafe { (library.uniform_location)(number, name.as_ptr()) });
         device.check("the GPU's program")?;
-        Ok(pass)
+        Ok(program)
     }
 
     /// What the driver's compiler says.
@@ -93,31 +102,31 @@ impl Pass {
         unsafe {
             let room = i32::try_from(text.len()).unwrap_or(0);
             let start = text.as_mut_ptr().cast();
-            (self.device.library().program_log)(self.program, room, ptr::null_mut(), start);
+            (self.device.library().program_log)(self.number, room, ptr::null_mut(), start);
         }
         let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
         text.to_string_lossy().trim().to_owned()
     }
 
-    /// Draws `part` of a picture of `size` over all of the target, which is as large as the part.
+    /// Draws over all of the target.
     pub(super) fn draw(
         &self,
         picture: &Texture,
-        size: Size,
-        part: Rect,
         target: &Target,
+        values: Values,
     ) -> Result<(), String> {
         let library = self.device.library();
-        let [x, width] = [part.x, part.width].map(|across| share(across, size.width));
-        let [y, height] = [part.y, part.height].map(|down| share(down, size.height));
         let [right, bottom] = [target.size.width, target.size.height]
             .map(|side| i32::try_from(side).unwrap_or(i32::MAX));
-        // SAFETY: the context is current; all objects are its own. The corners are read while the call draws.
+        // SAFETY: the context is current; all objects are its own. What is set at the place of a uniform that the program does
+        // not have is ignored. The corners are read while the call draws.
         unsafe {
             (library.bind_framebuffer)(abi::FRAMEBUFFER, target.framebuffer);
             (library.viewport)(0, 0, right, bottom);
-            (library.use_program)(self.program);
-            (library.uniform_4f)(self.part, x, y, width, height);
+            (library.use_program)(self.number);
+            for (place, [x, y, z, w]) in self.uniforms.iter().zip(values) {
+                (library.uniform_4f)(*place, x, y, z, w);
+            }
             (library.bind_texture)(abi::TEXTURE_EXTERNAL, picture.number);
             let corners = CORNERS.as_ptr().cast();
             (library.attribute_pointer)(CORNER, 2, abi::FLOAT, 0, 0, corners);
@@ -128,17 +137,42 @@ impl Pass {
     }
 }
 
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: the context is current on this thread, which made the program.
+        unsafe { (self.device.library().delete_program)(self.number) };
+    }
+}
+
+/// Copies pixels.
+#[derive(Debug)]
+pub(super) struct Pass(Program);
+
+impl Pass {
+    pub(super) fn new(device: &Rc<Device>) -> Result<Self, String> {
+        Program::new(device, COPY).map(Self)
+    }
+
+    /// Draws `part` of a picture of `size` over all of the target, which is as large as the part.
+    pub(super) fn draw(
+        &self,
+        picture: &Texture,
+        size: Size,
+        part: Rect,
+        target: &Target,
+    ) -> Result<(), String> {
+        let share = |of, whole: u32| real(of) / real(whole.max(1));
+        let [x, width] = [part.x, part.width].map(|across| share(across, size.width));
+        let [y, height] = [part.y, part.height].map(|down| share(down, size.height));
+        let values = [[x, y, width, height], [0.0; 4], [0.0; 4]];
+        self.0.draw(picture, target, values)
+    }
+}
+
 #[expect(
     clippy::cast_precision_loss,
     reason = "columns and lines of a picture are below 2^24"
 )]
-fn share(of: u32, whole: u32) -> f32 {
-    of as f32 / whole.max(1) as f32
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        // SAFETY: the context is current on this thread, which made the program.
-        unsafe { (self.device.library().delete_program)(self.program) };
-    }
+pub(super) const fn real(count: u32) -> f32 {
+    count as f32
 }

@@ -12,6 +12,9 @@ use super::Gpu;
 use crate::kms::Card;
 use crate::probe::drm_cards;
 
+/// Where the kernel tells which nodes are of the same device.
+const CLASS: &str = "/sys/class/drm";
+
 /// What is known of a card's GPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuNode {
@@ -45,6 +48,13 @@ pub fn probe() -> Vec<GpuNode> {
     drm_cards().into_iter().map(found).collect()
 }
 
+/// The cards, those with a render node first: it takes no right to the screen to use them.
+pub(super) fn cards() -> Vec<PathBuf> {
+    let mut cards = drm_cards();
+    cards.sort_by_key(|card| render_node(Path::new(CLASS), card).is_none());
+    cards
+}
+
 impl Gpu {
     /// Opens the GPU that a card's framebuffers are made by: at the card's render node; else at the card itself, where Mesa
     /// finds the GPU that goes with a card that only has screens, or renders in software.
@@ -53,7 +63,7 @@ impl Gpu {
     /// As [`Gpu::open`], for each node.
     pub(crate) fn of_card(card: &Path) -> Result<Self, String> {
         super::library::library()?;
-        let render = render_node(Path::new("/sys/class/drm"), card);
+        let render = render_node(Path::new(CLASS), card);
         let by_render = render.map(|node| {
             let name = node.display().to_string();
             let file = open(&node).map_err(|why| format!("{name}: {why}"))?;
@@ -81,7 +91,7 @@ fn open(node: &Path) -> io::Result<File> {
         .open(node)
 }
 
-/// The render node of the same device as `card`, by the folder `/sys/class/drm`.
+/// The render node of the same device as `card`, by the folder [`CLASS`].
 fn render_node(class: &Path, card: &Path) -> Option<PathBuf> {
     let nodes = fs::read_dir(class.join(card.file_name()?).join("device/drm")).ok()?;
     let mut names = nodes

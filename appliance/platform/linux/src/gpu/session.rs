@@ -1,4 +1,5 @@
-//! What the GPU does, on its thread: pictures in any memory that it imports are drawn into linear memory.
+//! What the GPU does, on its thread: pictures in any memory that it imports are drawn into linear memory, as they are or as
+//! NV12.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -6,15 +7,22 @@ use std::time::Duration;
 
 use nix::sys::stat::fstat;
 use soft_kvm_core::{MonoTime, Size};
-use soft_kvm_video::frame::{Colorimetry, DmaBuf, Frame, Rect};
+use soft_kvm_video::frame::{Colorimetry, DmaBuf, Frame, FrameInfo, Rect};
 
 use super::device::{Device, Format, Linear, Target, Texture};
+use super::held::Held;
+use super::nv12::Nv12;
 use super::pass::Pass;
+use super::software;
 use crate::clock;
+use crate::v4l2::m2m::Nv12Layout;
 
 /// How long the GPU may take for a picture. Nothing else could show it meanwhile, and kernels give a GPU that hangs up
 /// after some seconds themselves.
 const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// How long it may take to convert one: the CPU would do it meanwhile.
+const CONVERTED: Duration = Duration::from_millis(400);
 
 /// Imported pictures that are kept: as many as the cache of framebuffers has.
 const KEPT: usize = 8;
@@ -43,6 +51,8 @@ pub(super) enum Job {
     Forget,
     /// Draws a part of the picture into a target of the part's size.
     Draw(Frame, Rect, usize),
+    /// Draws the picture as NV12 that lies so into a target made for it.
+    Convert(Held, Nv12Layout, usize),
 }
 
 /// What became of it.
@@ -89,8 +99,12 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Session {
     imports: Vec<(Key, Texture, MonoTime)>,
+    /// It is the CPU that draws.
+    software: bool,
     targets: Vec<Option<Target>>,
     pass: Pass,
+    /// Compiled for the first picture that is converted.
+    nv12: Option<Nv12>,
     device: Rc<Device>,
 }
 
@@ -104,9 +118,11 @@ impl Session {
             formats: device.formats()?,
         };
         let session = Self {
+            software: software::is_software(&facts.renderer),
             imports: Vec::with_capacity(KEPT),
             targets: Vec::new(),
             pass: Pass::new(&device)?,
+            nv12: None,
             device,
         };
         Ok((session, facts))
@@ -135,25 +151,55 @@ impl Session {
                 Ok(Done::Forgotten)
             }
             Job::Draw(frame, part, target) => self.draw(&frame, part, target),
+            Job::Convert(held, layout, target) => self.convert(&held, layout, target),
         }
     }
 
     fn draw(&mut self, frame: &Frame, part: Rect, target: usize) -> Result<Done, String> {
-        let picture = self.import(frame, clock::now())?;
-        let target = self.targets.get(target).and_then(Option::as_ref);
-        let target = target.ok_or("nothing to draw into")?;
-        let (_, picture, _) = self.imports.get(picture).ok_or("no picture")?;
+        let memory = frame.dma_buf();
+        let memory = memory.ok_or("the picture is in memory that devices cannot import")?;
+        let picture = self.import(&memory, frame.info(), clock::now())?;
+        let (picture, target) = (self.picture(picture)?, self.target(target)?);
         self.pass.draw(picture, frame.info().size, part, target)?;
         self.device.wait(PATIENCE)?;
         Ok(Done::Drawn)
     }
 
+    fn convert(&mut self, held: &Held, layout: Nv12Layout, target: usize) -> Result<Done, String> {
+        let picture = self.import(&held.memory(), &held.info, clock::now())?;
+        let limit = match self.nv12 {
+            Some(_) => CONVERTED,
+            None => {
+                self.nv12 = Some(Nv12::new(&self.device)?);
+                // Drivers compile when they draw first.
+                PATIENCE
+            }
+        };
+        let (picture, target) = (self.picture(picture)?, self.target(target)?);
+        let nv12 = self.nv12.as_ref().ok_or("no program")?;
+        nv12.draw(picture, &held.info, layout, target)?;
+        self.device.wait(limit)?;
+        Ok(Done::Drawn)
+    }
+
+    fn picture(&self, place: usize) -> Result<&Texture, String> {
+        let import = self.imports.get(place);
+        Ok(import.map(|(_, texture, _)| texture).ok_or("no picture")?)
+    }
+
+    fn target(&self, number: usize) -> Result<&Target, String> {
+        let target = self.targets.get(number).and_then(Option::as_ref);
+        Ok(target.ok_or("nothing to draw into")?)
+    }
+
     /// The place of the picture among the imports.
-    fn import(&mut self, frame: &Frame, now: MonoTime) -> Result<usize, String> {
-        let info = frame.info();
-        let memory = frame.dma_buf();
-        let memory = memory.ok_or("the picture is in memory that devices cannot import")?;
-        let key = Key::of(&memory, info.size, info.color)?;
+    fn import(
+        &mut self,
+        memory: &DmaBuf<'_>,
+        info: &FrameInfo,
+        now: MonoTime,
+    ) -> Result<usize, String> {
+        let key = Key::of(memory, info.size, info.color)?;
         self.imports
             .retain(|(known, _, used)| *known == key || now.since(*used) < UNUSED);
         if let Some(place) = self.imports.iter().position(|(known, ..)| *known == key) {
@@ -168,8 +214,11 @@ impl Session {
                 self.imports.swap_remove(oldest);
             }
         }
+        if self.software {
+            software::maps(self.device.file(), memory)?;
+        }
         let yuv = info.format.is_ycbcr().then_some(info.color);
-        let texture = Texture::import(&self.device, &memory, info.size, yuv)?;
+        let texture = Texture::import(&self.device, memory, info.size, yuv)?;
         self.imports.push((key, texture, now));
         Ok(self.imports.len() - 1)
     }

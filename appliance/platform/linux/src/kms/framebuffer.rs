@@ -36,20 +36,20 @@ pub(super) enum FbError {
 
 /// A framebuffer's description without its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) size: Size,
-    pub(super) fourcc: u32,
-    pub(super) format: PixelFormat,
+pub(crate) struct Layout {
+    pub(crate) size: Size,
+    pub(crate) fourcc: u32,
+    pub(crate) format: PixelFormat,
     /// What its fourth byte means, unless the plane says otherwise.
-    pub(super) blend: Blend,
-    pub(super) pitches: [u32; 4],
-    pub(super) offsets: [u32; 4],
+    pub(crate) blend: Blend,
+    pub(crate) pitches: [u32; 4],
+    pub(crate) offsets: [u32; 4],
     /// Which of the exported buffers each plane is in.
-    pub(super) buffers: [usize; 4],
+    pub(crate) buffers: [usize; 4],
     /// The modifier of memory that only a GPU reads; `None` for memory that everything reads.
-    pub(super) gpu: Option<u64>,
+    pub(crate) gpu: Option<u64>,
     /// How many planes of memory there are: more than the format's where some of them say how others are compressed.
-    pub(super) planes: usize,
+    pub(crate) planes: usize,
 }
 
 /// The layout and an own descriptor for each buffer, at most one for each plane.

@@ -11,10 +11,7 @@ use soft_kvm_video::frame::{Colorimetry, Frame, FrameInfo, PixelFormat, Rect};
 use super::cache::{SLOTS, TRUST};
 use super::framebuffer::{self, FbError, Layout};
 use super::mapping::Exported;
-use crate::gpu::{self, Gpu};
-
-/// Drawn pictures that may be out at once: at the encoder, kept there for a refresh, in the slot, and the next one.
-const TARGETS: usize = 4;
+use crate::gpu::{self, Gpu, Ring};
 
 /// The card's GPU, which is opened when the first framebuffer takes it.
 #[derive(Debug)]
@@ -22,7 +19,8 @@ pub(super) struct Linear {
     card: PathBuf,
     mode: GpuMode,
     gpu: Option<Result<Gpu, String>>,
-    rings: Vec<Ring>,
+    /// Memory by size and format, and when it was last used.
+    rings: Vec<(Ring, MonoTime)>,
     /// When the picture is taken that is put together now.
     now: MonoTime,
     /// Whether a framebuffer of this picture was drawn.
@@ -31,16 +29,6 @@ pub(super) struct Linear {
     idle: Option<MonoTime>,
     /// The modifier of the last one, for the log.
     modifier: Option<u64>,
-}
-
-/// Memory for pictures of one size and format, used in turn.
-#[derive(Debug)]
-struct Ring {
-    size: Size,
-    fourcc: u32,
-    /// With the GPU's numbers.
-    targets: Vec<(usize, Arc<Exported>)>,
-    used: MonoTime,
 }
 
 impl Linear {
@@ -78,9 +66,9 @@ impl Linear {
         while let Some(unused) = self
             .rings
             .iter()
-            .position(|ring| now.since(ring.used) >= 2 * TRUST)
+            .position(|(_, used)| now.since(*used) >= 2 * TRUST)
         {
-            let ring = self.rings.swap_remove(unused);
+            let (ring, _) = self.rings.swap_remove(unused);
             self.give_up(ring);
         }
         if self.idle.is_some_and(|since| now.since(since) >= 2 * TRUST) {
@@ -96,7 +84,7 @@ impl Linear {
 
     /// Lets go of all memory.
     pub(super) fn clear(&mut self) {
-        for ring in std::mem::take(&mut self.rings) {
+        for (ring, _) in std::mem::take(&mut self.rings) {
             self.give_up(ring);
         }
         self.forget();
@@ -104,9 +92,7 @@ impl Linear {
 
     fn give_up(&mut self, ring: Ring) {
         if let Some(Ok(gpu)) = &mut self.gpu {
-            for (number, _) in ring.targets {
-                gpu.drop_target(number);
-            }
+            ring.give_up(gpu);
         }
     }
 
@@ -155,10 +141,12 @@ impl Linear {
             Blend::Opaque => u32::from_le_bytes(*b"XR24"),
             _ => u32::from_le_bytes(*b"AR24"),
         };
-        let ring = Ring::of(&mut self.rings, info.size, fourcc);
-        ring.used = now;
-        let Some((number, target)) = ring.free(gpu, layout.blend).map_err(|why| failed(&why))?
-        else {
+        let (ring, used) = ring_for(&mut self.rings, info.size, fourcc);
+        *used = now;
+        let (size, blend) = (info.size, layout.blend);
+        let export = |memory, number| exported(memory, size, fourcc, blend, SLOTS + number);
+        let free = ring.free(gpu, export).map_err(|why| failed(&why))?;
+        let Some((number, target)) = free else {
             return Ok(None);
         };
         let whole = FrameInfo {
@@ -185,42 +173,14 @@ impl Linear {
     }
 }
 
-impl Ring {
-    /// The one for pictures of this size and format.
-    fn of(rings: &mut Vec<Self>, size: Size, fourcc: u32) -> &mut Self {
-        let fits = |ring: &Self| (ring.size, ring.fourcc) == (size, fourcc);
-        let place = rings.iter().position(fits).unwrap_or_else(|| {
-            rings.push(Self {
-                size,
-                fourcc,
-                targets: Vec::with_capacity(TARGETS),
-                used: MonoTime::ZERO,
-            });
-            rings.len() - 1
-        });
-        &mut rings[place]
-    }
-
-    /// Memory that nobody reads; `None` while all of it is.
-    fn free(
-        &mut self,
-        gpu: &mut Gpu,
-        blend: Blend,
-    ) -> Result<Option<(usize, Arc<Exported>)>, String> {
-        // Each frame that is out keeps it.
-        let unread = |(_, target): &&(usize, Arc<Exported>)| Arc::strong_count(target) == 1;
-        if let Some(found) = self.targets.iter().find(unread) {
-            return Ok(Some(found.clone()));
-        }
-        if self.targets.len() >= TARGETS {
-            return Ok(None);
-        }
-        let (number, memory) = gpu.target(self.size, self.fourcc)?;
-        let target = exported(memory, self.size, self.fourcc, blend, SLOTS + number);
-        let target = target.map_err(|error| format!("the GPU's linear memory: {error}"))?;
-        self.targets.push((number, Arc::new(target)));
-        Ok(self.targets.last().cloned())
-    }
+/// The one for pictures of this size and format.
+fn ring_for(rings: &mut Vec<(Ring, MonoTime)>, size: Size, fourcc: u32) -> &mut (Ring, MonoTime) {
+    let fits = |(ring, _): &(Ring, MonoTime)| ring.is_for(size, fourcc);
+    let place = rings.iter().position(fits).unwrap_or_else(|| {
+        rings.push((Ring::new(size, fourcc), MonoTime::ZERO));
+        rings.len() - 1
+    });
+    &mut rings[place]
 }
 
 /// A target as others see it.

@@ -21,7 +21,7 @@ const READ: u8 = 2;
 
 /// A framebuffer's memory, or the part of it that a screen shows.
 #[derive(Debug)]
-pub(super) struct Exported {
+pub(crate) struct Exported {
     layout: Layout,
     part: Rect,
     buffers: [Option<Buffer>; 4],
@@ -41,7 +41,7 @@ struct Buffer {
 
 impl Exported {
     /// Takes over the buffers behind PRIME descriptors. `slot` numbers the frames' buffers.
-    pub(super) fn new(
+    pub(crate) fn new(
         layout: Layout,
         fds: [Option<OwnedFd>; 4],
         part: Rect,
@@ -70,7 +70,7 @@ impl Exported {
         Ok(exported)
     }
 
-    pub(super) fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
@@ -88,7 +88,7 @@ impl Exported {
     }
 
     /// Lends it out as a frame; `None` while too many are out.
-    pub(super) fn lend(self: &Arc<Self>, info: FrameInfo) -> Option<Frame> {
+    pub(crate) fn lend(self: &Arc<Self>, info: FrameInfo) -> Option<Frame> {
         let free = |view: &AtomicU8| {
             view.compare_exchange(FREE, LENT, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()

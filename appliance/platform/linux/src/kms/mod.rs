@@ -37,7 +37,8 @@ use soft_kvm_core::story::GpuMode;
 
 pub(crate) use card::Card;
 pub use card::active_connectors;
-pub(crate) use framebuffer::take_framebuffer;
+pub(crate) use framebuffer::{Layout, take_framebuffer};
+pub(crate) use mapping::Exported;
 pub use source::KmsSource;
 pub(crate) use sys::Fb2;
 

@@ -3,7 +3,7 @@ use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
-use soft_kvm_core::story::Story;
+use soft_kvm_core::story::{CaptureParams, Story};
 use soft_kvm_input::echo::EchoState;
 use soft_kvm_video::codec::{CodedFormat, I420Ref};
 use soft_kvm_video::frame::{Damage, DmaBuf, DmaPlane, FrameInfo, FramePool, PixelFormat, Plane};
@@ -317,6 +317,31 @@ fn frames_that_cannot_be_imported_are_copied_for_the_same_encoder() {
     let compared = 2 * 2 * u64::from(SIZE.width) * 4;
     assert_eq!(cpu_bytes(&shared), 2 * area * 11 + compared);
     assert!(seen.first_reason().contains("imports nothing"));
+}
+
+/// Whether a GPU converts is found out when an encoder is opened: a story that changes it opens a new one.
+#[test]
+fn another_choice_of_the_gpu_opens_the_encoder_again() {
+    let two = Two {
+        imports: true,
+        ..Two::default()
+    };
+    let (shared, seen) = (shared(LONG), Seen::default());
+    let mut stage = Stage::new(&shared, &seen, &two);
+    for (number, gpu) in [GpuMode::Auto, GpuMode::Always, GpuMode::Always]
+        .into_iter()
+        .enumerate()
+    {
+        let capture = Story::embedded().capture().clone();
+        shared.set_capture(CaptureParams { gpu, ..capture });
+        stage.take_frame(frame(u8::try_from(number).expect("it is small")));
+        stage.encode_if_due();
+    }
+    assert_eq!(
+        seen.units(),
+        [hardware(true), hardware(true), hardware(false)]
+    );
+    assert_eq!(two.opens.load(Ordering::Relaxed), 2);
 }
 
 /// Also when an encoder is left for another, whose threads begin at zero.

@@ -14,7 +14,7 @@ use super::device::{DEADLINE, Device, NAME, Running, error, open_for};
 use super::fwht::is_key_frame;
 use super::h264::{Headers, contents, with_colours};
 use super::ioctl::{self, Format, Memory, Stamp, Wanted};
-use super::layout;
+use super::layout::{self, Nv12Layout};
 use super::quirks::Quirks;
 use super::setup;
 use crate::clock;
@@ -55,6 +55,60 @@ impl Drop for Alone {
     }
 }
 
+/// An encoder whose formats are set.
+#[derive(Debug)]
+struct Ready {
+    device: Device,
+    quirks: Quirks,
+    code: FourCc,
+    coded: CodedFormat,
+    /// Of the output queue.
+    set: Format,
+    alone: Option<Alone>,
+}
+
+impl Ready {
+    /// Sets the device up for pictures of one raw format.
+    fn new(
+        device: Device,
+        config: &EncoderConfig,
+        raw: FourCc,
+        stride: u32,
+        color: Colorimetry,
+    ) -> Result<Self, CodecError> {
+        let quirks = Quirks::of(&device.driver);
+        let alone = Alone::claim(&device, &quirks)?;
+        if !config.size.width.is_multiple_of(quirks.width) {
+            return Err(error(format!(
+                "{}: its pictures are corrupt when their width is no multiple of {}, as {}",
+                device.name, quirks.width, config.size
+            )));
+        }
+        let (code, coded) = setup::coded(&device)?;
+        setup::set_coded(&device, code, config)?;
+        let wanted = Wanted {
+            format: raw,
+            size: config.size,
+            stride,
+            image: 0,
+            color: Some(color),
+        };
+        let mut set = device.set_format(device.output(), wanted)?;
+        if set.format != raw {
+            return Err(error(format!("{} does not take {raw}", device.name)));
+        }
+        set.size.height = set.size.height.next_multiple_of(quirks.lines);
+        Ok(Self {
+            device,
+            quirks,
+            code,
+            coded,
+            set,
+            alone,
+        })
+    }
+}
+
 /// A running encoder, wherever its pictures come from.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -86,28 +140,14 @@ impl Core {
         check: impl FnOnce(&Format) -> Result<(), String>,
         start: impl FnOnce(Device, &Format) -> Result<(Running, &'static str), CodecError>,
     ) -> Result<Self, CodecError> {
-        let quirks = Quirks::of(&device.driver);
-        let alone = Alone::claim(&device, &quirks)?;
-        if !config.size.width.is_multiple_of(quirks.width) {
-            return Err(error(format!(
-                "{}: its pictures are corrupt when their width is no multiple of {}, as {}",
-                device.name, quirks.width, config.size
-            )));
-        }
-        let (code, coded) = setup::coded(&device)?;
-        setup::set_coded(&device, code, config)?;
-        let wanted = Wanted {
-            format: raw,
-            size: config.size,
-            stride,
-            image: 0,
-            color: Some(color),
-        };
-        let mut set = device.set_format(device.output(), wanted)?;
-        if set.format != raw {
-            return Err(error(format!("{} does not take {raw}", device.name)));
-        }
-        set.size.height = set.size.height.next_multiple_of(quirks.lines);
+        let Ready {
+            device,
+            quirks,
+            code,
+            coded,
+            set,
+            alone,
+        } = Ready::new(device, config, raw, stride, color)?;
         check(&set).map_err(|why| error(format!("{} and {raw}: {why}", device.name)))?;
         setup::set_parameters(&device, config, coded, &quirks)?;
         let can_force = ioctl::query_control(&device, control::FORCE_KEY_FRAME).is_some();
@@ -268,6 +308,21 @@ impl M2mEncoder {
             core: Core::open(device, config, raw, stride, info.color, check, start)?,
             format: info.format,
         })
+    }
+
+    /// How the encoder at `node` wants pictures of NV12 to lie, with lines of `stride` bytes or the next length that it takes.
+    /// Nothing stays open.
+    ///
+    /// # Errors
+    /// [`CodecError`]: no such device, no permission, in use; it does not take NV12 in one memory.
+    pub fn nv12_layout(
+        node: &Path,
+        config: &EncoderConfig,
+        stride: u32,
+    ) -> Result<Nv12Layout, CodecError> {
+        let (device, raw) = open_for(node, &[PixelFormat::Nv12])?;
+        let ready = Ready::new(device, config, raw, stride, Colorimetry::default())?;
+        Nv12Layout::of(&ready.set).map_err(|why| error(format!("{}: {why}", ready.device.name)))
     }
 
     /// Opens `node` for pictures in memory of the CPU, which are copied into memory that the device reads: some that it

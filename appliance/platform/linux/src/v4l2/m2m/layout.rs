@@ -55,6 +55,37 @@ pub(super) struct Place {
     pub(super) stride: u32,
 }
 
+/// How an encoder wants pictures of NV12 in one memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nv12Layout {
+    /// Bytes from one line to the next, of luma and of chroma.
+    pub stride: u32,
+    /// Lines of luma before chroma begins; no fewer than the picture has.
+    pub lines: u32,
+    /// Bytes of the whole memory.
+    pub bytes: u32,
+}
+
+impl Nv12Layout {
+    /// Of a device that is set to `set`.
+    ///
+    /// # Errors
+    /// It is another format, or has a memory for each plane; in words.
+    pub(super) fn of(set: &Format) -> Result<Self, String> {
+        if set.planes != 1 || pixels(set.format) != Some(PixelFormat::Nv12) {
+            let (format, planes) = (set.format, set.planes);
+            return Err(format!(
+                "the device takes {format} in {planes} memories, not NV12 in one"
+            ));
+        }
+        Ok(Self {
+            stride: set.strides[0],
+            lines: set.size.height,
+            bytes: set.images[0],
+        })
+    }
+}
+
 /// Where a format's planes lie in buffers of `set` (kernel doc "Planar YUV formats": in one memory, chroma follows
 /// the last line of luma, with lines as long as luma's for `NV12` and half as long for `YU12`).
 pub(super) fn places(set: &Format) -> Option<([Place; 3], usize)> {
@@ -196,6 +227,22 @@ mod tests {
         assert_eq!(nm12.0[..nm12.1], [place(0, 0, 640), place(1, 0, 640)]);
         assert!(places(&set(b"H264", size, &[0], &[1])).is_none());
         assert!(places(&set(b"NM12", size, &[1, 1, 1], &[1])).is_none());
+    }
+
+    #[test]
+    fn nv12_in_one_memory() {
+        let size = Size::new(1920, 1088);
+        let one = set(b"NV12", size, &[2048], &[3_342_336]);
+        let layout = Nv12Layout {
+            stride: 2048,
+            lines: 1088,
+            bytes: 3_342_336,
+        };
+        assert_eq!(Nv12Layout::of(&one), Ok(layout));
+        let two = set(b"NM12", size, &[1920, 1920], &[1, 1]);
+        let why = Nv12Layout::of(&two).expect_err("it is in two");
+        assert!(why.contains("NM12 in 2 memories"), "{why}");
+        Nv12Layout::of(&set(b"YUYV", size, &[3840], &[1])).expect_err("it is another format");
     }
 
     #[test]

@@ -23,4 +23,5 @@ pub use converter::M2mConverter;
 pub use copy::M2mCopyEncoder;
 pub use decoder::M2mDecoder;
 pub use encoder::M2mEncoder;
+pub use layout::Nv12Layout;
 pub use probe::{M2mKind, M2mNode, probe};
