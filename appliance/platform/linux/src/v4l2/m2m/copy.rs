@@ -11,7 +11,7 @@ use soft_kvm_video::codec::{
 use soft_kvm_video::frame::{Colorimetry, PixelFormat, Rect};
 
 use super::device::{Device, NAME, Running, error, open_for};
-use super::encoder::{Core, RESULTS};
+use super::encoder::{Core, RESULTS, Ready};
 use super::ioctl::{Fill, Format, PLANES_MAX};
 use super::layout::{self, Place};
 use crate::dmabuf::{Pool, Shared};
@@ -75,7 +75,8 @@ impl M2mCopyEncoder {
             Ok((running, memory))
         };
         let color = Colorimetry::default();
-        let core = Core::open(device, config, raw, 0, color, check, start)?;
+        let ready = Ready::new(device, config, raw, 0, color)?;
+        let core = ready.start(config, check, start)?;
         let stale = vec![Rect::whole(config.size); imported.len().max(1)];
         Ok(Self {
             core,

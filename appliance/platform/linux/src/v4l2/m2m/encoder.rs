@@ -57,19 +57,21 @@ impl Drop for Alone {
 
 /// An encoder whose formats are set.
 #[derive(Debug)]
-struct Ready {
+pub(super) struct Ready {
     device: Device,
     quirks: Quirks,
     code: FourCc,
     coded: CodedFormat,
     /// Of the output queue.
     set: Format,
+    /// Of the pictures.
+    color: Colorimetry,
     alone: Option<Alone>,
 }
 
 impl Ready {
     /// Sets the device up for pictures of one raw format.
-    fn new(
+    pub(super) fn new(
         device: Device,
         config: &EncoderConfig,
         raw: FourCc,
@@ -104,7 +106,38 @@ impl Ready {
             code,
             coded,
             set,
+            color,
             alone,
+        })
+    }
+
+    /// Starts it; `check` says whether the layout fits, and `start` makes the buffers and says whose memory the pictures are in.
+    pub(super) fn start(
+        self,
+        config: &EncoderConfig,
+        check: impl FnOnce(&Format) -> Result<(), String>,
+        start: impl FnOnce(Device, &Format) -> Result<(Running, &'static str), CodecError>,
+    ) -> Result<Core, CodecError> {
+        let Self { device, set, .. } = self;
+        let raw = set.format;
+        check(&set).map_err(|why| error(format!("{} and {raw}: {why}", device.name)))?;
+        setup::set_parameters(&device, config, self.coded, &self.quirks)?;
+        let can_force = ioctl::query_control(&device, control::FORCE_KEY_FRAME).is_some();
+        let card = device.card.clone();
+        let (run, memory) = start(device, &set)?;
+        tracing::info!(device = %run.device.name, driver = %run.device.driver, card, raw = %raw,
+            coded = %self.code, size = %config.size, memory, "encoding");
+        Ok(Core {
+            run,
+            set,
+            coded: self.coded,
+            headers: Headers::default(),
+            color: (!layout::is_rgb(raw)).then_some(self.color),
+            stamp: Stamp::default(),
+            waiting: None,
+            can_force,
+            size: config.size,
+            _alone: self.alone,
         })
     }
 }
@@ -129,46 +162,6 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// Sets the device up for one raw format; `check` says whether the layout fits, and `start` makes the buffers and says
-    /// whose memory the pictures are in.
-    pub(super) fn open(
-        device: Device,
-        config: &EncoderConfig,
-        raw: FourCc,
-        stride: u32,
-        color: Colorimetry,
-        check: impl FnOnce(&Format) -> Result<(), String>,
-        start: impl FnOnce(Device, &Format) -> Result<(Running, &'static str), CodecError>,
-    ) -> Result<Self, CodecError> {
-        let Ready {
-            device,
-            quirks,
-            code,
-            coded,
-            set,
-            alone,
-        } = Ready::new(device, config, raw, stride, color)?;
-        check(&set).map_err(|why| error(format!("{} and {raw}: {why}", device.name)))?;
-        setup::set_parameters(&device, config, coded, &quirks)?;
-        let can_force = ioctl::query_control(&device, control::FORCE_KEY_FRAME).is_some();
-        let card = device.card.clone();
-        let (run, memory) = start(device, &set)?;
-        tracing::info!(device = %run.device.name, driver = %run.device.driver, card, raw = %raw,
-            coded = %code, size = %config.size, memory, "encoding");
-        Ok(Self {
-            run,
-            set,
-            coded,
-            headers: Headers::default(),
-            color: (!layout::is_rgb(raw)).then_some(color),
-            stamp: Stamp::default(),
-            waiting: None,
-            can_force,
-            size: config.size,
-            _alone: alone,
-        })
-    }
-
     fn force_key_frame(&mut self) -> Result<(), CodecError> {
         let late = self
             .waiting
@@ -305,7 +298,8 @@ impl M2mEncoder {
             Ok((run, "the source's"))
         };
         Ok(Self {
-            core: Core::open(device, config, raw, stride, info.color, check, start)?,
+            core: Ready::new(device, config, raw, stride, info.color)?
+                .start(config, check, start)?,
             format: info.format,
         })
     }
