@@ -141,6 +141,17 @@ fn tight(size: Size) -> Nv12Layout {
     }
 }
 
+/// A converter, and `source` as it has made it.
+fn open(source: &Frame, layout: Nv12Layout) -> (GpuConverter, Frame) {
+    GpuConverter::open(GpuMode::Always, source, layout).expect("it opens")
+}
+
+/// Why there is none.
+fn refused(mode: GpuMode, source: &Frame, layout: Nv12Layout) -> String {
+    let opened = GpuConverter::open(mode, source, layout);
+    opened.expect_err("it is refused").what
+}
+
 /// As a codec of whole macroblocks and long lines has it.
 fn roomy(size: Size) -> Nv12Layout {
     let stride = size.width.next_multiple_of(256);
@@ -207,8 +218,7 @@ fn every_sample() {
         let memory = painted(&display, &mut fb, motley);
         let source = || frame(&memory, format, range, size);
         for layout in [tight(size), roomy(size)] {
-            let opened = GpuConverter::open(GpuMode::Always, &source(), layout);
-            let (_converter, converted) = opened.expect("it opens");
+            let (_converter, converted) = open(&source(), layout);
             let (got, from) = (converted.info(), source());
             let as_nv12 = FrameInfo {
                 format: PixelFormat::Nv12,
@@ -247,8 +257,7 @@ fn odd_edges() {
     };
     let memory = painted(&display, &mut fb, edge);
     let source = frame(&memory, PixelFormat::Bgrx, Range::Full, size);
-    let opened = GpuConverter::open(GpuMode::Always, &source, tight(size));
-    let (_converter, converted) = opened.expect("it opens");
+    let (_converter, converted) = open(&source, tight(size));
     let chroma = converted.plane(1).expect("chroma");
     let blue = [240, 118];
     for (x, y) in [(320, 0), (320, 23), (0, 23)] {
@@ -270,7 +279,7 @@ fn rounds() {
     let display = display();
     let (mut fb, memory) = still(&display);
     let source = || frame(&memory, PixelFormat::Bgrx, Range::Full, SIZE);
-    let open = || GpuConverter::open(GpuMode::Always, &source(), tight(SIZE)).expect("it opens");
+    let open = || open(&source(), tight(SIZE));
     let files = || std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     // The first round loads the libraries, which stay.
     drop(open());
@@ -320,19 +329,14 @@ fn modes() {
     let display = display();
     let (_fb, memory) = still(&display);
     let source = frame(&memory, PixelFormat::Bgrx, Range::Full, SIZE);
-    let refused = |mode| {
-        let opened = GpuConverter::open(mode, &source, tight(SIZE));
-        opened.expect_err("it is refused").what
-    };
-    let auto = refused(GpuMode::Auto);
+    let auto = refused(GpuMode::Auto, &source, tight(SIZE));
     assert!(
         auto.contains("llvmpipe") && auto.contains("in software"),
         "{auto}"
     );
-    let off = refused(GpuMode::Off);
+    let off = refused(GpuMode::Off, &source, tight(SIZE));
     assert!(off.contains("gpu: 'off'"), "{off}");
-    let opened = GpuConverter::open(GpuMode::Always, &source, tight(SIZE));
-    let (converter, _) = opened.expect("it opens");
+    let (converter, _) = open(&source, tight(SIZE));
     assert!(
         converter.renderer().starts_with("llvmpipe"),
         "{converter:?}"
@@ -342,8 +346,7 @@ fn modes() {
         stride: 642,
         ..tight(SIZE)
     };
-    let opened = GpuConverter::open(GpuMode::Always, &source, layout);
-    let awkward = opened.expect_err("it is refused").what;
+    let awkward = refused(GpuMode::Always, &source, layout);
     assert!(awkward.contains("642 bytes"), "{awkward}");
     println!("seen: auto: {auto}; off: {off}; awkward: {awkward}");
 }
@@ -369,10 +372,9 @@ fn memory_of_a_capture_device() {
             }
         };
         let name = frame.info().format;
-        let opened = GpuConverter::open(GpuMode::Always, &frame, tight(SIZE));
-        let error = opened.expect_err("it is refused");
-        assert!(error.what.contains("another device"), "{error}");
-        println!("seen: {name:?} of vivid: {error}");
+        let why = refused(GpuMode::Always, &frame, tight(SIZE));
+        assert!(why.contains("another device"), "{why}");
+        println!("seen: {name:?} of vivid: {why}");
     }
 }
 
@@ -384,8 +386,7 @@ fn failure_in_the_middle() {
     let display = display();
     let (_fb, memory) = still(&display);
     let source = frame(&memory, PixelFormat::Bgrx, Range::Full, SIZE);
-    let opened = GpuConverter::open(GpuMode::Always, &source, tight(SIZE));
-    let (mut converter, _) = opened.expect("it opens");
+    let (mut converter, _) = open(&source, tight(SIZE));
     let file = std::fs::File::open("/dev/null").expect("it is there");
     let other = Arc::new(Painted {
         fd: file.into(),
@@ -396,9 +397,8 @@ fn failure_in_the_middle() {
     let other = frame(&other, PixelFormat::Bgrx, Range::Full, SIZE);
     let error = converter.convert(&other).expect_err("it is no DMA-BUF");
     assert!(error.what.contains("not imported"), "{error}");
-    let opened = GpuConverter::open(GpuMode::Always, &source, tight(SIZE));
-    let again = opened.expect_err("it rests");
-    assert!(again.what.contains("a short while ago"), "{again}");
+    let again = refused(GpuMode::Always, &source, tight(SIZE));
+    assert!(again.contains("a short while ago"), "{again}");
     println!("seen: {error}; then: {again}");
 }
 
@@ -427,8 +427,7 @@ fn whole_macroblocks() {
     };
     let layout = M2mEncoder::nv12_layout(node, &config, size.width).expect("it takes NV12");
     assert_eq!(layout.lines, 1088);
-    let opened = GpuConverter::open(GpuMode::Always, &source, layout);
-    let (mut converter, first) = opened.expect("it opens");
+    let (mut converter, first) = open(&source, layout);
     compare(&source, &first);
     let mut encoder = M2mEncoder::open(node, &config, &first).expect("it imports");
     drop(first);

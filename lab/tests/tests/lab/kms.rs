@@ -111,12 +111,7 @@ pub(crate) fn wake() -> anyhow::Result<()> {
     let asleep = seat.file("asleep.png");
     let arguments = ["--grab", "all", "--screenshot", &asleep.to_string_lossy()];
     let client = seat.connect(TARGET, &arguments)?;
-    guest::wait_for("the reason picture", SOON, || asleep.exists().then_some(()))?;
-    let dark = Picture::read(&asleep)?.share(|pixel| near(pixel, REASON));
-    ensure!(
-        dark > 0.5,
-        "{dark} of the picture is a reason picture's ground"
-    );
+    await_reason(&asleep)?;
 
     let keys = Reader::start(&input::twin("Lab Keyboard")?)?;
     keyboard.tap(KEY_A)?;
@@ -127,11 +122,7 @@ pub(crate) fn wake() -> anyhow::Result<()> {
     })?;
     display.dpms(0)?;
     let woken = std::time::Instant::now();
-    let awake = look(&seat)?;
-    ensure!(
-        near(awake.colour((320, 240), (100, 100))?, GROUND),
-        "not the screen"
-    );
+    look(&seat)?;
     client.stop()?;
     server.stop()?;
     guest::tell(format!(
@@ -152,12 +143,7 @@ pub(crate) fn unreadable() -> anyhow::Result<()> {
     seat.pair(TARGET, server.code()?)?;
     let words = seat.file("words.png");
     let client = seat.connect(TARGET, &["--screenshot", &words.to_string_lossy()])?;
-    guest::wait_for("the reason picture", SOON, || words.exists().then_some(()))?;
-    let dark = Picture::read(&words)?.share(|pixel| near(pixel, REASON));
-    ensure!(
-        dark > 0.5,
-        "{dark} of the picture is a reason picture's ground"
-    );
+    await_reason(&words)?;
     std::thread::sleep(Duration::from_secs(5));
     let told = server.process.output();
     let warned = told.lines().filter(|line| line.contains(" WARN "));
@@ -166,11 +152,7 @@ pub(crate) fn unreadable() -> anyhow::Result<()> {
 
     display.show(&ground)?;
     let shown = std::time::Instant::now();
-    let picture = look(&seat)?;
-    ensure!(
-        near(picture.colour((320, 240), (100, 100))?, GROUND),
-        "not the screen"
-    );
+    look(&seat)?;
     client.stop()?;
     server.stop()?;
     guest::tell(format!(
@@ -180,8 +162,21 @@ pub(crate) fn unreadable() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A second look by the same operator.
-fn look(seat: &Seat<'_>) -> anyhow::Result<Picture> {
+/// Waits for the client's screenshot, which is a reason picture.
+fn await_reason(screenshot: &Path) -> anyhow::Result<()> {
+    guest::wait_for("the reason picture", SOON, || {
+        screenshot.exists().then_some(())
+    })?;
+    let dark = Picture::read(screenshot)?.share(|pixel| near(pixel, REASON));
+    ensure!(
+        dark > 0.5,
+        "{dark} of the picture is a reason picture's ground"
+    );
+    Ok(())
+}
+
+/// A second look by the same operator, who sees the screen.
+fn look(seat: &Seat<'_>) -> anyhow::Result<()> {
     let path = seat.file("awake.png");
     let shot = path.to_string_lossy().into_owned();
     let end = std::time::Instant::now() + SOON;
@@ -194,7 +189,11 @@ fn look(seat: &Seat<'_>) -> anyhow::Result<Picture> {
         client.finish()?;
         let picture = Picture::read(Path::new(&shot))?;
         if picture.share(|pixel| near(pixel, REASON)) < 0.5 || std::time::Instant::now() > end {
-            return Ok(picture);
+            ensure!(
+                near(picture.colour((320, 240), (100, 100))?, GROUND),
+                "not the screen"
+            );
+            return Ok(());
         }
     }
 }

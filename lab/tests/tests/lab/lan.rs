@@ -337,11 +337,9 @@ pub(crate) fn announced() -> anyhow::Result<()> {
     let story_path = story.to_string_lossy();
     let server = Server::start(Host::Namespace(&target), &["--story", &story_path])?;
     let seat = Seat::new(Host::Namespace(&near))?;
-    let mut rounds = 0;
-    for routed in [false, true, false] {
-        if rounds > 0 {
-            write(routed)?;
-        }
+    let rounds = [false, true, false];
+    for routed in rounds {
+        write(routed)?;
         guest::wait_for("the announcement", SOON, || {
             let told = seat.run(&["discover", "--json", "--seconds", "2"]).ok()?;
             let private = told.contains(TARGET);
@@ -352,11 +350,11 @@ pub(crate) fn announced() -> anyhow::Result<()> {
             (listens_to_mdns(&target).ok()? == (true, routed)).then_some(())
         })
         .with_context(|| format!("{routed}: {:?}", listens_to_mdns(&target)))?;
-        rounds += 1;
     }
     server.stop()?;
     guest::tell(format!(
-        "{PUBLIC} was announced with allow_routed only, in {rounds} rounds; so was the interface with nothing else"
+        "{PUBLIC} was announced with allow_routed only, in {} rounds; so was the interface with nothing else",
+        rounds.len()
     ));
     Ok(())
 }
