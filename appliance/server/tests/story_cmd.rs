@@ -85,8 +85,7 @@ fn made_hostile(folder: &Path) -> Vec<PathBuf> {
     ]
 }
 
-/// The evaluator itself sets the limits of 900 ms and 200 MiB; this shows that they hold. Of time what counts is the processor's, which a
-/// busy machine does not stretch; an evaluation that slept would be caught by the limit of the whole.
+/// The evaluator itself sets the limits of 900 ms of processor time and 200 MiB; this shows that they hold.
 #[test]
 fn hostile_stories_end_in_an_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");

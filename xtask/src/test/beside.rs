@@ -1,4 +1,4 @@
-//! A tier beside the others: these mostly wait for kernels and clocks, and its processes take only processors that are idle.
+//! A tier beside the others: these mostly wait for kernels and clocks, and its processes give way to theirs.
 
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom};
@@ -32,10 +32,21 @@ impl Beside {
             .create(true)
             .truncate(true)
             .open(folder.join(format!("{}-tests.log", name.get_name())))?;
-        // Idle by the scheduler's class: it never takes a processor from a test that wants one.
-        let mut command = Command::new("chrt");
+        // What only computes is idle by the scheduler's class: it never takes a processor from a test that wants one. In a
+        // Debian root programs run that have deadlines themselves, such as package scripts and our evaluator.
+        let mut command = match tier {
+            Tier::Debian => {
+                let mut nice = Command::new("nice");
+                nice.args(["-n", "19"]);
+                nice
+            }
+            _ => {
+                let mut idle = Command::new("chrt");
+                idle.args(["--idle", "0"]);
+                idle
+            }
+        };
         command
-            .args(["--idle", "0"])
             .arg(present(&std::env::current_exe()?))
             .args(["test", "--tier", name.get_name()])
             .current_dir(shell::root())

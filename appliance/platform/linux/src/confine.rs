@@ -1,7 +1,8 @@
 //! Runs a piece of this program in a child process that can't take much time, memory or output.
 //!
 //! The parent calls [`run`]; the child, the same executable in another role, calls [`Limits::enter`] before anything else.
-//! The kernel then ends it when it takes more than it may, and the parent ends it when it takes too long.
+//! The kernel then ends it when it takes more than it may, and the parent ends it when it takes too long. What counts is
+//! the processor's time, so that a busy machine refuses nothing that a quiet one takes.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -16,15 +17,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
 
 /// What a confined child may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Address space in bytes, the program's own code included.
     pub memory: u64,
-    /// Seconds of processor time.
-    pub cpu_seconds: u64,
-    /// Time from start to the end of the output.
+    /// Processor time, starting included.
+    pub cpu: Duration,
+    /// Time from start to end, for a child that waits: for a file that can't be read, say, or for a processor.
     pub wall: Duration,
     /// Bytes of output.
     pub output: usize,
@@ -41,9 +44,12 @@ pub enum ConfineError {
         /// The system's reason.
         source: io::Error,
     },
-    /// It took too long.
-    #[error("took more than {} ms", .0.as_millis())]
-    Time(Duration),
+    /// It took too much processor time.
+    #[error("took more than {} ms of processor time", .0.as_millis())]
+    Cpu(Duration),
+    /// It had not ended after so long, and had taken less processor time than it may.
+    #[error("did not end within {} s", .0.as_secs_f32())]
+    Wall(Duration),
     /// It wrote too much.
     #[error("wrote more than {0} bytes")]
     Output(usize),
@@ -65,12 +71,14 @@ impl Limits {
     ///
     /// The kernel refuses a limit, e.g. because a lower one is in force that may not be raised.
     pub fn enter(&self) -> io::Result<()> {
-        // The parent watches the clock; this is for when the parent itself is stopped or killed.
+        // The parent watches the clocks; this is for when the parent itself is stopped or killed.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         prctl::set_no_new_privs()?;
+        // The kernel takes whole seconds.
+        let cpu_seconds = self.cpu.as_secs() + u64::from(self.cpu.subsec_nanos() > 0);
         for (resource, limit) in [
             (Resource::RLIMIT_AS, self.memory),
-            (Resource::RLIMIT_CPU, self.cpu_seconds),
+            (Resource::RLIMIT_CPU, cpu_seconds),
             (Resource::RLIMIT_FSIZE, 0),
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_NPROC, 0),
@@ -104,7 +112,7 @@ pub fn run(
         program: program.to_owned(),
         source,
     };
-    let deadline = Instant::now() + limits.wall;
+    let started = Instant::now();
     let child = Command::new(program)
         .arg(argument)
         .env_clear()
@@ -115,7 +123,12 @@ pub fn run(
         .spawn()
         .map_err(failed)?;
     let mut child = Reaper(child);
-    let output = read_until(&mut child.0, deadline, limits).map_err(|error| match error {
+    let watch = Watch {
+        started,
+        cpu: cpu_clock(&child.0).map_err(|error| failed(error.into()))?,
+        limits,
+    };
+    let output = read_until(&mut child.0, &watch).map_err(|error| match error {
         ReadError::Io(source) => failed(source),
         ReadError::Confined(error) => error,
     })?;
@@ -124,15 +137,13 @@ pub fn run(
         if let Some(status) = child.0.try_wait().map_err(failed)? {
             break status;
         }
-        if Instant::now() >= deadline {
-            return Err(ConfineError::Time(limits.wall));
-        }
+        watch.left()?;
         std::thread::sleep(Duration::from_millis(1));
     };
     if status.success() {
         Ok(output)
     } else if status.signal() == Some(Signal::SIGXCPU as i32) {
-        Err(ConfineError::Time(limits.wall))
+        Err(ConfineError::Cpu(limits.cpu))
     } else {
         Err(ConfineError::Ended {
             status,
@@ -152,6 +163,40 @@ impl Drop for Reaper {
     }
 }
 
+/// The clock of a child's processor time (`clock_getcpuclockid(3)`).
+fn cpu_clock(child: &Child) -> nix::Result<ClockId> {
+    let pid = i32::try_from(child.id()).map_err(|_| nix::Error::ERANGE)?;
+    clock_getcpuclockid(Pid::from_raw(pid))
+}
+
+/// The clocks that a child runs against.
+struct Watch<'a> {
+    started: Instant,
+    cpu: ClockId,
+    limits: &'a Limits,
+}
+
+impl Watch<'_> {
+    /// How long the child can go on at most before the clocks have to be looked at again.
+    fn left(&self) -> Result<Duration, ConfineError> {
+        let used = match self.cpu.now() {
+            Ok(time) => Duration::from(time),
+            // It has ended, and is told of by its exit status.
+            Err(_) => Duration::ZERO,
+        };
+        let cpu = self.limits.cpu.saturating_sub(used);
+        let wall = self.limits.wall.saturating_sub(self.started.elapsed());
+        if cpu.is_zero() {
+            Err(ConfineError::Cpu(self.limits.cpu))
+        } else if wall.is_zero() {
+            Err(ConfineError::Wall(self.limits.wall))
+        } else {
+            // One thread can't take more processor time than passes.
+            Ok(cpu.min(wall))
+        }
+    }
+}
+
 enum ReadError {
     Io(io::Error),
     Confined(ConfineError),
@@ -163,7 +208,7 @@ impl<E: Into<io::Error>> From<E> for ReadError {
     }
 }
 
-fn read_until(child: &mut Child, deadline: Instant, limits: &Limits) -> Result<Vec<u8>, ReadError> {
+fn read_until(child: &mut Child, watch: &Watch<'_>) -> Result<Vec<u8>, ReadError> {
     let Some(mut pipe) = child.stdout.take() else {
         return Ok(Vec::new());
     };
@@ -172,10 +217,7 @@ fn read_until(child: &mut Child, deadline: Instant, limits: &Limits) -> Result<V
     let mut output = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ReadError::Confined(ConfineError::Time(limits.wall)));
-        }
+        let left = watch.left().map_err(ReadError::Confined)?;
         // Rounded up, so that the last millisecond does not spin.
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
@@ -193,8 +235,9 @@ fn read_until(child: &mut Child, deadline: Instant, limits: &Limits) -> Result<V
                 ) => {}
             Err(error) => return Err(error.into()),
         }
-        if output.len() > limits.output {
-            return Err(ReadError::Confined(ConfineError::Output(limits.output)));
+        let most = watch.limits.output;
+        if output.len() > most {
+            return Err(ReadError::Confined(ConfineError::Output(most)));
         }
     }
 }
@@ -205,17 +248,21 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         memory: 1 << 30,
-        cpu_seconds: 10,
-        wall: Duration::from_millis(300),
+        cpu: Duration::from_millis(300),
+        wall: Duration::from_secs(60),
         output: 1000,
     };
 
     fn shell(script: &str) -> Result<Vec<u8>, ConfineError> {
+        shell_within(&LIMITS, script)
+    }
+
+    fn shell_within(limits: &Limits, script: &str) -> Result<Vec<u8>, ConfineError> {
         // `run` gives one argument; a script on disk is the simplest child that takes one.
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("script");
         std::fs::write(&file, script).expect("the script is written");
-        run(Path::new("/bin/sh"), "ROLE", file.as_os_str(), &LIMITS)
+        run(Path::new("/bin/sh"), "ROLE", file.as_os_str(), limits)
     }
 
     #[test]
@@ -224,11 +271,30 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_takes_too_long_is_ended() {
+    fn a_child_that_takes_too_much_processor_time_is_ended() {
         let answer = shell("while :; do :; done");
-        assert!(matches!(answer, Err(ConfineError::Time(_))), "{answer:?}");
+        assert!(matches!(answer, Err(ConfineError::Cpu(_))), "{answer:?}");
         let answer = shell("exec >&-; while :; do :; done");
-        assert!(matches!(answer, Err(ConfineError::Time(_))), "{answer:?}");
+        assert!(matches!(answer, Err(ConfineError::Cpu(_))), "{answer:?}");
+    }
+
+    #[test]
+    fn a_child_that_waits_takes_no_processor_time() {
+        let answer = shell("sleep 0.7; printf %s late").expect("it has the time");
+        assert_eq!(answer, b"late");
+    }
+
+    #[test]
+    fn a_child_that_waits_for_ever_is_ended() {
+        let limits = Limits {
+            wall: Duration::from_millis(300),
+            cpu: Duration::from_secs(60),
+            ..LIMITS
+        };
+        for script in ["exec sleep 100", "exec >&-; exec sleep 100"] {
+            let answer = shell_within(&limits, script);
+            assert!(matches!(answer, Err(ConfineError::Wall(_))), "{answer:?}");
+        }
     }
 
     #[test]
