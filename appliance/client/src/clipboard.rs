@@ -146,6 +146,7 @@ impl Seat {
         let text = match event {
             ClipboardEvent::Text(text) => ClipboardText::from_local(&text),
             ClipboardEvent::TooLong => Err(ClipboardRefusal::TooLong),
+            ClipboardEvent::Secret => Err(ClipboardRefusal::Secret),
             ClipboardEvent::Fallback(why) => {
                 tracing::info!("the clipboard is shared through Xwayland: {why}");
                 if !std::mem::replace(&mut state.told, true) {
@@ -285,12 +286,14 @@ impl<'a> Sharing<'a> {
                 why: ClipboardRefusal::Turn,
             } => self.seat.not_taken(self.remote),
             ClipboardNews::Refused { why } => {
-                let long = matches!(
+                let of_this_text = matches!(
                     why,
-                    ClipboardRefusal::TooLong | ClipboardRefusal::ServersTooLong
+                    ClipboardRefusal::TooLong
+                        | ClipboardRefusal::ServersTooLong
+                        | ClipboardRefusal::ServersSecret
                 );
                 // What stays so is told once.
-                if self.refused.replace(Some(why)) != Some(why) || long {
+                if self.refused.replace(Some(why)) != Some(why) || of_this_text {
                     let (english, japanese) = words(why);
                     self.seat.say(english, japanese);
                 }
@@ -326,6 +329,14 @@ fn words(why: ClipboardRefusal) -> (&'static str, &'static str) {
         ClipboardRefusal::ServersTooLong => (
             "the text copied on the server is longer than 60 KiB and did not come here",
             "サーバーでコピーされた文字は60 KiBを超えるため、こちらへ渡されませんでした",
+        ),
+        ClipboardRefusal::Secret => (
+            "what was copied is marked as a secret and was not sent to the server's clipboard; Ctrl+Alt+Shift+V types it",
+            "コピーした内容は秘密とされているため、サーバーのクリップボードへ送りませんでした。Ctrl+Alt+Shift+V で入力できます",
+        ),
+        ClipboardRefusal::ServersSecret => (
+            "what was copied on the server is marked as a secret and did not come here",
+            "サーバーでコピーされた内容は秘密とされているため、こちらへ渡されませんでした",
         ),
         ClipboardRefusal::Off => (
             "the server's story lets no text into its clipboard",
@@ -395,8 +406,10 @@ mod tests {
         assert_eq!(seat.take_unsent(remote), None, "a clipboard manager");
         copy(&seat, "b");
         assert_eq!(seat.take_unsent(remote), Some(text("b")), "copied again");
-        // Too long: the server keeps what it has.
+        // Too long, or a secret: the server keeps what it has.
         copy(&seat, &"x".repeat(MAX_TEXT + 1));
+        assert_eq!(seat.take_unsent(remote), None);
+        seat.happened(0, ClipboardEvent::Secret);
         assert_eq!(seat.take_unsent(remote), None);
     }
 

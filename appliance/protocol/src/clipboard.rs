@@ -155,6 +155,10 @@ pub enum ClipboardRefusal {
     TooLong,
     /// The server's is longer than [`MAX_TEXT`].
     ServersTooLong,
+    /// What was copied at the client's seat is marked as a secret.
+    Secret,
+    /// What was copied on the server is marked as a secret.
+    ServersSecret,
     /// It is empty or has control characters.
     Characters,
     /// The client's role is to watch.

@@ -142,6 +142,7 @@ impl Clipboards {
                 Err(_) => TOO_LONG,
             },
             ClipboardEvent::TooLong => TOO_LONG,
+            ClipboardEvent::Secret => SECRET,
             ClipboardEvent::Fallback(why) => {
                 tracing::warn!("the clipboard is shared through the X display: {why}");
                 return;
@@ -165,6 +166,9 @@ impl Clipboards {
 
 const TOO_LONG: ClipboardNews = ClipboardNews::Refused {
     why: ClipboardRefusal::ServersTooLong,
+};
+const SECRET: ClipboardNews = ClipboardNews::Refused {
+    why: ClipboardRefusal::ServersSecret,
 };
 
 impl State {
@@ -279,6 +283,9 @@ mod tests {
             assert_eq!(heard.try_recv().ok(), expected, "{mode}");
             all.happened(number, ClipboardEvent::Text("d".repeat(MAX_TEXT + 1)));
             let expected = from_server.then_some(TOO_LONG);
+            assert_eq!(heard.try_recv().ok(), expected, "{mode}");
+            all.happened(number, ClipboardEvent::Secret);
+            let expected = from_server.then_some(SECRET);
             assert_eq!(heard.try_recv().ok(), expected, "{mode}");
         }
     }

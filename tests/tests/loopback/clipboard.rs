@@ -26,6 +26,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: a_text_that_is_too_long_is_refused_aloud,
     },
     Test {
+        name: "clipboard::a_secret_stays_where_it_was_copied",
+        needs: NEEDS,
+        run: a_secret_stays_where_it_was_copied,
+    },
+    Test {
         name: "clipboard::who_may_only_watch_or_shares_none_gets_and_sets_nothing",
         needs: NEEDS,
         run: who_may_only_watch_or_shares_none_gets_and_sets_nothing,
@@ -269,6 +274,36 @@ fn a_text_that_is_too_long_is_refused_aloud(stage: &Stage) -> anyhow::Result<()>
     server.process.interrupt()?.success()?;
     let told = told(&server.state, &["xxxx"])?;
     ensure!(told == [("to-server".to_owned(), 5)], "{told:?}");
+    Ok(())
+}
+
+fn a_secret_stays_where_it_was_copied(stage: &Stage) -> anyhow::Result<()> {
+    let target = Xvfb::start(stage, "640x480x24")?;
+    let seat = Xvfb::start(stage, "1024x768x24")?;
+    let server = server(stage, &target, &[])?;
+    let client = window(stage, &server, &seat, "client", &[])?;
+    take_turn(stage, &seat)?;
+    let _short = copy(stage, &seat, "short")?;
+    await_pasted(stage, &target, "short")?;
+    // As a password manager has it in the clipboard.
+    let file = stage.write("secret", "secret")?;
+    let manager = |screen: &Xvfb| {
+        let mut command = screen.copier(&file);
+        command.args(["-target", "x-kde-passwordManagerHint"]);
+        stage.start("password-manager", screen.on(&mut command))
+    };
+    let at_seat = manager(&seat)?;
+    client.says("marked as a secret and was not sent", LIMIT)?;
+    ensure!(pasted(stage, &target)? == "short", "it was passed on");
+    let at_target = manager(&target)?;
+    client.says("marked as a secret and did not come here", LIMIT)?;
+    // What comes after goes both ways.
+    there_and_back(stage, (&target, &seat))?;
+    drop((at_seat, at_target));
+    client.interrupt()?.success()?;
+    server.process.interrupt()?.success()?;
+    let told = told(&server.state, &["secret"])?;
+    ensure!(told.len() == 5, "one, and four after it: {told:?}");
     Ok(())
 }
 

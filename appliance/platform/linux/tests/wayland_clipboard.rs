@@ -173,6 +173,9 @@ fn texts_are_read_and_nothing_else_is() {
     let _picture = sway.copy_as(b"\x89PNG", &["--type", "image/png"]);
     let _bytes = sway.copy_as(b"\xff\xfe", &["--type", "text/plain;charset=utf-8"]);
     std::thread::sleep(Duration::from_millis(500));
+    let hint = ["--type", "x-kde-passwordManagerHint"];
+    let _secret = sway.copy_as(b"secret", &hint);
+    assert_eq!(heard.recv_timeout(LIMIT), Ok(ClipboardEvent::Secret));
     let _after = sway.copy("after");
     assert_eq!(heard.recv_timeout(LIMIT), text("after"));
     assert!(clipboard.read(false));

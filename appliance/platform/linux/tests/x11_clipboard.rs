@@ -160,10 +160,25 @@ impl Other {
         }
     }
 
-    /// Copies a text, and gives it in pieces.
-    fn copy_in_pieces(&self, pieces: &[&[u8]], told: u32) {
+    /// Copies something, and says what it can be asked for as.
+    fn offer(&self, targets: &[Atom]) {
         self.own();
         let event = self.request();
+        assert_eq!(event.target, self.atom("TARGETS"));
+        let (window, property) = (event.requestor, event.property);
+        let atom = AtomEnum::ATOM;
+        self.connection
+            .change_property32(PropMode::REPLACE, window, property, atom, targets)
+            .expect("sent");
+        self.answer(&event, property);
+    }
+
+    /// Copies a text, and gives it in pieces.
+    fn copy_in_pieces(&self, pieces: &[&[u8]], told: u32) {
+        let utf8 = self.atom("UTF8_STRING");
+        self.offer(&[utf8]);
+        let event = self.request();
+        assert_eq!(event.target, utf8);
         let (window, property) = (event.requestor, event.property);
         let watch = ChangeWindowAttributesAux::new().event_mask(EventMask::PROPERTY_CHANGE);
         self.connection
@@ -256,12 +271,18 @@ fn texts_are_read_whole_in_pieces_and_in_latin() {
     assert_eq!(heard.recv_timeout(LIMIT), Ok(ClipboardEvent::TooLong));
     // No text at all, and bytes that are none: nothing is told, and what comes after is.
     other.own();
-    for _ in 0..3 {
+    for _ in 0..4 {
         other.answer(&other.request(), x11rb::NONE);
     }
     other.copy(b"\xff\xfe", utf8);
     other.copy(b"after", utf8);
     assert_eq!(heard.recv_timeout(LIMIT), text("after"));
+
+    // A secret: nobody asks for it.
+    other.offer(&[utf8, other.atom("x-kde-passwordManagerHint")]);
+    assert_eq!(heard.recv_timeout(LIMIT), Ok(ClipboardEvent::Secret));
+    other.copy(b"no secret", utf8);
+    assert_eq!(heard.recv_timeout(LIMIT), text("no secret"));
 
     drop(server);
     let ended = heard.recv_timeout(LIMIT);
@@ -326,6 +347,7 @@ fn what_is_there_already_is_told_if_wanted() {
     other.own();
     let (clipboard, heard) = server.clipboard(true);
     assert!(clipboard.read(true));
+    other.answer(&other.request(), x11rb::NONE);
     let event = other.request();
     let (window, property) = (event.requestor, event.property);
     other

@@ -22,6 +22,10 @@ use crate::waker::Waker;
 use crate::{wayland, x11};
 use orders::lock;
 
+/// What password managers offer beside a secret. Clipboard managers keep none that has it; its value does not matter here.
+/// Named by KDE's Klipper, and used by KeePassXC and others under X as under Wayland.
+pub(crate) const SECRET: &str = "x-kde-passwordManagerHint";
+
 /// How to use a session's clipboard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClipboardOptions {
@@ -40,6 +44,8 @@ pub enum ClipboardEvent {
     Text(String),
     /// A text longer than [`ClipboardOptions::longest`] was copied.
     TooLong,
+    /// Something was copied that its owner marks as a secret; it is not read.
+    Secret,
     /// The X display is used in place of the Wayland compositor, and why.
     Fallback(String),
     /// The display cannot be used, or no more, and why; the last event.
@@ -52,6 +58,7 @@ impl fmt::Debug for ClipboardEvent {
             // Passwords go through clipboards.
             Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
             Self::TooLong => f.write_str("TooLong"),
+            Self::Secret => f.write_str("Secret"),
             Self::Fallback(why) => write!(f, "Fallback({why:?})"),
             Self::Ended(why) => write!(f, "Ended({why:?})"),
         }

@@ -15,6 +15,8 @@ pub(crate) enum Step {
     Text(String),
     /// It is longer than asked for.
     TooLong,
+    /// Its owner marks it as a secret.
+    Secret,
     /// What was copied is no text.
     NoText,
 }
@@ -30,6 +32,7 @@ impl Step {
         match self {
             Self::Text(text) => Some(ClipboardEvent::Text(text)),
             Self::TooLong => Some(ClipboardEvent::TooLong),
+            Self::Secret => Some(ClipboardEvent::Secret),
             Self::More | Self::NoText => None,
         }
     }

@@ -13,6 +13,7 @@ use wayland_client::protocol::wl_seat::WlSeat;
 use wayland_client::{Connection, DispatchError, EventQueue};
 
 use super::incoming::Incoming;
+use super::kinds::Kinds;
 use super::outgoing::Outgoing;
 use super::protocol::{self, Control};
 use super::state::{Own, State};
@@ -82,9 +83,9 @@ impl<'a> Worker<'a> {
             let Some(order) = next(orders, serves) else {
                 return Ok(());
             };
-            self.look();
-            self.follow(order);
-            if let Some(event) = self.advance() {
+            let copied = self.look();
+            let found = self.follow(order);
+            for event in [copied, found, self.advance()].into_iter().flatten() {
                 on_event(event);
             }
             self.wait(waker)?;
@@ -92,16 +93,15 @@ impl<'a> Worker<'a> {
     }
 
     /// Something else is in the clipboard.
-    fn look(&mut self) {
-        if std::mem::take(&mut self.state.changed) {
-            self.incoming = None;
-            if self.read {
-                self.begin();
-            }
+    fn look(&mut self) -> Option<ClipboardEvent> {
+        if !std::mem::take(&mut self.state.changed) {
+            return None;
         }
+        self.incoming = None;
+        if self.read { self.begin() } else { None }
     }
 
-    fn follow(&mut self, order: Order) {
+    fn follow(&mut self, order: Order) -> Option<ClipboardEvent> {
         if let Some(text) = order.set {
             self.incoming = None;
             self.copied += 1;
@@ -117,25 +117,28 @@ impl<'a> Worker<'a> {
             }
         }
         if order.read == self.read {
-            return;
+            return None;
         }
         self.read = order.read;
         if !self.read {
             self.incoming = None;
         } else if self.options.current && self.state.own.is_none() {
-            self.begin();
+            return self.begin();
         }
+        None
     }
 
-    /// Asks for what another program has in the clipboard.
-    fn begin(&mut self) {
-        let Some(offer) = self.state.offer.as_deref() else {
-            return;
-        };
+    /// Asks for what another program has in the clipboard, unless it is a secret.
+    fn begin(&mut self) -> Option<ClipboardEvent> {
+        let offer = self.state.offer.as_deref()?;
+        if offer.kinds().is_some_and(Kinds::is_secret) {
+            return Step::Secret.event();
+        }
         match Incoming::begin(offer, self.options.longest) {
             Ok(incoming) => self.incoming = incoming,
             Err(error) => tracing::warn!(%error, "what was copied is not read"),
         }
+        None
     }
 
     /// Moves texts on, both ways.

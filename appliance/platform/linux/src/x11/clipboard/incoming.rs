@@ -26,7 +26,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Asks who has the clipboard since `time` for a text of `longest` bytes at most.
+    /// Asks who has the clipboard since `time` for a text of `longest` bytes at most, after what it can be asked for at all: a
+    /// secret is not asked for.
     pub(super) fn begin(
         connection: &RustConnection,
         root: Window,
@@ -41,7 +42,12 @@ impl Incoming {
         connection.create_window(0, window, root, 0, 0, 1, 1, 0, class, 0, &events)?;
         let mut own = Self {
             window,
-            targets: vec![AtomEnum::STRING.into(), atoms.PLAIN_UTF8, atoms.UTF8_STRING],
+            targets: vec![
+                AtomEnum::STRING.into(),
+                atoms.PLAIN_UTF8,
+                atoms.UTF8_STRING,
+                atoms.TARGETS,
+            ],
             target: x11rb::NONE,
             time,
             pieces: None,
@@ -92,6 +98,13 @@ impl Incoming {
             return self.ask(connection, atoms);
         }
         let (value, kind, more) = self.take(connection, event.property)?;
+        if self.target == atoms.TARGETS {
+            let list = Atom::from(AtomEnum::ATOM);
+            if kind == list && names(&value, atoms.SECRET) {
+                return Ok(Step::Secret);
+            }
+            return self.ask(connection, atoms);
+        }
         if kind == atoms.INCR {
             let least = value
                 .first_chunk()
@@ -156,4 +169,9 @@ impl Incoming {
         }
         Step::utf8(value)
     }
+}
+
+/// Whether a list of atoms has this one.
+fn names(list: &[u8], atom: Atom) -> bool {
+    list.chunks_exact(4).any(|word| word == atom.to_ne_bytes())
 }

@@ -16,7 +16,9 @@ use x11rb::rust_connection::RustConnection;
 
 use super::incoming::Incoming;
 use super::outgoing;
-use crate::clipboard::{ClipboardEvent, ClipboardOptions, Order, Orders, Patience, Step, next};
+use crate::clipboard::{
+    ClipboardEvent, ClipboardOptions, Order, Orders, Patience, SECRET, Step, next,
+};
 use crate::waker::Waker;
 
 x11rb::atom_manager! {
@@ -29,6 +31,7 @@ x11rb::atom_manager! {
         TEXT,
         UTF8_STRING,
         PLAIN_UTF8: b"text/plain;charset=utf-8",
+        SECRET: SECRET.as_bytes(),
         SOFT_KVM: b"SOFT_KVM_CLIPBOARD",
     }
 }
