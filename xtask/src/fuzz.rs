@@ -117,8 +117,8 @@ fn run_all(
     let programs = build_folder.join(host).join("release");
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
-    // Who waits for the disk or for the start of another run leaves a processor to the third.
-    let at_a_time = thread::available_parallelism().map_or(2, |count| count.get() + 1);
+    // Three for each processor: a minute by the clock each, and a third of one by the processor's.
+    let at_a_time = thread::available_parallelism().map_or(3, |count| 3 * count.get());
     thread::scope(|scope| {
         for _ in 0..at_a_time {
             scope.spawn(|| {
