@@ -252,14 +252,42 @@ fn what_is_copied_goes_both_ways_once_and_is_told_by_length(stage: &Stage) -> an
     Ok(())
 }
 
-fn a_text_that_is_too_long_is_refused_aloud(stage: &Stage) -> anyhow::Result<()> {
+/// Two displays that share their clipboards.
+struct Sharing {
+    target: Xvfb,
+    seat: Xvfb,
+    server: Server,
+    client: Process,
+    /// Has the seat's text.
+    _copier: Process,
+}
+
+/// A server and a client that has keyboard and mouse; "short" was copied at the seat and has come to the server.
+fn share_a_text(stage: &Stage) -> anyhow::Result<Sharing> {
     let target = Xvfb::start(stage, "640x480x24")?;
     let seat = Xvfb::start(stage, "1024x768x24")?;
     let server = server(stage, &target, &[])?;
     let client = window(stage, &server, &seat, "client", &[])?;
     take_turn(stage, &seat)?;
-    let _short = copy(stage, &seat, "short")?;
+    let copier = copy(stage, &seat, "short")?;
     await_pasted(stage, &target, "short")?;
+    Ok(Sharing {
+        target,
+        seat,
+        server,
+        client,
+        _copier: copier,
+    })
+}
+
+fn a_text_that_is_too_long_is_refused_aloud(stage: &Stage) -> anyhow::Result<()> {
+    let Sharing {
+        target,
+        seat,
+        server,
+        client,
+        _copier,
+    } = share_a_text(stage)?;
     let long = "x".repeat(TOO_LONG);
     let _long = copy(stage, &seat, &long)?;
     client.says("longer than 60 KiB and was not sent", LIMIT)?;
@@ -278,13 +306,13 @@ fn a_text_that_is_too_long_is_refused_aloud(stage: &Stage) -> anyhow::Result<()>
 }
 
 fn a_secret_stays_where_it_was_copied(stage: &Stage) -> anyhow::Result<()> {
-    let target = Xvfb::start(stage, "640x480x24")?;
-    let seat = Xvfb::start(stage, "1024x768x24")?;
-    let server = server(stage, &target, &[])?;
-    let client = window(stage, &server, &seat, "client", &[])?;
-    take_turn(stage, &seat)?;
-    let _short = copy(stage, &seat, "short")?;
-    await_pasted(stage, &target, "short")?;
+    let Sharing {
+        target,
+        seat,
+        server,
+        client,
+        _copier,
+    } = share_a_text(stage)?;
     // As a password manager has it in the clipboard.
     let file = stage.write("secret", "secret")?;
     let manager = |screen: &Xvfb| {
